@@ -36,13 +36,14 @@ from app.api import (
 from app.dialects import registered
 from app.dialects.openai.calls import OPENAI, OpenAiOptions
 from app.dialects.replicate.names import UnknownVersionError, names_of
-from app.http import access, auth, cors, dialect, errors, limits, links
+from app.http import access, auth, cors, dialect, errors, limits, links, traces
 from app.http.endpoint import check_described
 from app.http.held import HOLD, Hold
 from app.http.readiness import Readiness
 from app.http.strict_request import StrictRequest
 from app.services import EXTENSION, Services
 from app.shapes.render import Renderer
+from core import tracing
 from core.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def build(settings: Settings, services: Services) -> Flask:
     for blueprint in registered.BLUEPRINTS:
         app.register_blueprint(blueprint)
     check_described(app)
+    if recorder := tracing.recording():
+        traces.install(app, recorder)
     app.extensions["darkroom_openapi"] = partial(openapi.document, app, public_url=base)
     if settings.trusted_proxies:
         _trust_proxies(app, settings.trusted_proxies)

@@ -14,6 +14,7 @@ from flask import Flask
 from app import create_app
 from app.services import build
 from core import first_contact, logging, settings
+from core.tracing import switch
 from providers.catalog.reading import CatalogError
 
 # What gunicorn takes for "will not boot, whatever is tried": it stops instead of starting the worker again.
@@ -25,8 +26,10 @@ def _make() -> Flask:
     try:
         configuration = settings.load()
         logging.configure(level=configuration.log_level, log_format=configuration.log_format)
+        environ = settings.with_dotenv(os.environ)
+        switch.start("darkroom-web", environ, wanted=configuration.traces)
         first_contact.check(configuration.database_url)
-        return create_app(configuration, build(configuration, settings.with_dotenv(os.environ)))
+        return create_app(configuration, build(configuration, environ))
     except (settings.SettingsError, CatalogError) as error:
         reason = str(error)
     except first_contact.DatabaseRefusesError as error:

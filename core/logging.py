@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import structlog
 from structlog.typing import EventDict, Processor
 
-from core import log_streams
+from core import log_streams, tracing
 
 _SECRETS = re.compile(
     r"(dk_[0-9A-Za-z]+_)[0-9A-Za-z_-]{8,}"  # our own keys
@@ -39,10 +39,18 @@ def _redact_event(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
+def _name_trace(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Say in which span a line was written, unless it is known to be about another trace."""
+    if (found := tracing.current()) and event.setdefault("trace_id", found[0]) == found[0]:
+        event["span_id"] = found[1]
+    return event
+
+
 def configure(*, level: str = "INFO", log_format: str = "text") -> None:
     """Send everything to stderr through one chain. Call it at the start of a process; again changes nothing."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _name_trace,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),

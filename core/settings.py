@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     log_level: str = Field(default="INFO", alias="DARKROOM_LOG_LEVEL")
     log_format: Literal["text", "json"] = Field(default="text", alias="DARKROOM_LOG_FORMAT")
     access_log: bool = Field(default=False, alias="DARKROOM_ACCESS_LOG")
+    # Traces by OpenTelemetry, to where its own variables say; where left out, they are on once those say where
+    traces: MaybeFlag = Field(default=None, alias="DARKROOM_TRACES")
 
     # Prices: unit price = catalogue cost x markup, at least the minimum; 1 credit = 1 US cent
     markup: float = Field(default=1.0, gt=0, alias="DARKROOM_MARKUP")
@@ -298,6 +300,8 @@ _SECRETS = (
     "HF_TOKEN",
     "DARKROOM_KEY",
     "DARKROOM_SIGNING_KEYS",
+    "OTEL_EXPORTER_OTLP_HEADERS",  # a collector's key is among them
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
 )
 _NUMBERED = re.compile(r"_[2-9]\Z")
 SECRET_FILE_MAX_BYTES = 64 * 1024

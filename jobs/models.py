@@ -175,6 +175,7 @@ orders = Table(
     Column("webhook", JSONB),  # jobs.documents.StoredWebhook, of an order that names a URL of its own
     Column("unit_cost", BigInteger),  # micro-USD that one image by the first model costs us, as far as we know
     Column("parent_id", Text),  # the job that this one repeats
+    Column("traceparent", Text),  # the span of its submit, as W3C writes it; NULL: it is not traced
     Index("orders_request_id", "request_id", postgresql_where=text("request_id <> ''")),
     # The function is made by migration 0009: SHA-256 of the prompt's UTF-8, in hex.
     Index("orders_prompt", text("prompt_sha256(request)")),

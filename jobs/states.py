@@ -71,16 +71,20 @@ POLL_QUEUE = "polls"  # status checks of images in progress, on a queue of their
 
 @dataclass(frozen=True, slots=True)
 class Nudge:
-    """A wake-up message to publish after the commit: a task's name, its queue and its one argument."""
+    """A wake-up message to publish after the commit: a task's name, its queue and its one argument.
+
+    ``traceparent``: the trace that it is sent in, where that is known without asking.
+    """
 
     task: str
     queue: str
     argument: str
+    traceparent: str | None = None
 
 
-def run(provider: str, job_id: str) -> Nudge:
+def run(provider: str, job_id: str, *, traceparent: str | None = None) -> Nudge:
     """Return the message that lets a worker claim and run a job."""
-    return Nudge("jobs.run", provider, job_id)
+    return Nudge("jobs.run", provider, job_id, traceparent)
 
 
 def poll(provider: str) -> Nudge:

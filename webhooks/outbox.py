@@ -51,6 +51,7 @@ class Taken:
     url: str | None = field(repr=False)
     secrets: Sequence[str] = field(repr=False)
     now: datetime
+    traceparent: str | None = None  # of the job's trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ WITH taken AS (
 )
 SELECT m.id, m.account_id, m.job_id, m.event, m.at, m.endpoint_id, m.form, m.attempts,
     CASE WHEN m.endpoint_id IS NULL THEN o.webhook ->> 'url' WHEN e.disabled_at IS NULL THEN e.url END AS url,
-    e.secret, e.previous_secret, e.previous_until, clock_timestamp() AS now
+    e.secret, e.previous_secret, e.previous_until, clock_timestamp() AS now,
+    (SELECT t.traceparent FROM orders AS t WHERE t.job_id = m.job_id) AS traceparent
 FROM taken AS m
 LEFT JOIN webhook_endpoints AS e ON e.id = m.endpoint_id
 LEFT JOIN orders AS o ON o.job_id = m.job_id AND m.endpoint_id IS NULL
@@ -197,6 +199,7 @@ def _taken(row: Any) -> Taken:
         row.url,
         secrets,
         row.now,
+        row.traceparent,
     )
 
 

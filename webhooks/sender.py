@@ -10,18 +10,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy import Connection
 
-from core import failpoints
+from core import failpoints, tracing
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.fair_pool import FairPool
 from core.outbound.untrusted import ADDRESS_REFUSED, Policy, post
 from core.outbound.urls import UnsafeUrlError
+from core.tracing import Span
 from core.wire import json_text, rfc3339
 from webhooks import installation_key, outbox, schedule, secrets
 from webhooks.forms import BATCH_EVENTS, TEST, Form, Links, Message
@@ -146,6 +149,12 @@ class Sender(Generic[TaskT]):
         if taken is None:
             return None
         failpoints.hit("webhook.unsent")
+        with _span(taken) as span:
+            return self._send_taken(taken, span)
+
+    def _send_taken(self, taken: Taken, span: Span) -> str | None:
+        """Make the attempt for which a message was taken; return the job of the message."""
+        message_id = taken.id
         if taken.url is None:
             self._drop(taken, "task_gone" if taken.endpoint_id is None else "endpoint_gone")
             return taken.job_id
@@ -161,7 +170,13 @@ class Sender(Generic[TaskT]):
             if made is None:
                 self._drop(taken, "task_gone")
                 return taken.job_id
-            outcome = attempt(taken.url, *made, self._policy, ended=taken.attempts + 1)
+            body, headers = made
+            if span.traceparent:
+                headers = {**headers, "traceparent": span.traceparent}
+            outcome = attempt(taken.url, body, headers, self._policy, ended=taken.attempts + 1)
+        span.set({"http.response.status_code": outcome.status})
+        if outcome.error:
+            span.fail(outcome.error)
         failpoints.hit("webhook.sent")
         with self._database.hot() as hot:
             disabled_as = outbox.record(hot, message_id, outcome)
@@ -203,6 +218,21 @@ class Sender(Generic[TaskT]):
             ed25519_seed=self._seed,
         )
         return body, form.headers(message)
+
+
+def _span(taken: Taken) -> AbstractContextManager[Span]:
+    """The span of one attempt. Of the URL only its host is told."""
+    told = {
+        "http.request.method": "POST",
+        "server.address": urlsplit(taken.url).hostname if taken.url else None,
+        "http.request.resend_count": taken.attempts or None,
+        "darkroom.job.id": taken.job_id,
+        "darkroom.account.id": taken.account_id,
+        "darkroom.webhook.message.id": taken.id,
+        "darkroom.webhook.endpoint.id": taken.endpoint_id,
+        "darkroom.webhook.event": taken.event,
+    }
+    return tracing.span("webhooks.deliver", "client", of=taken.traceparent, attributes=told)
 
 
 def _test_body(taken: Taken) -> bytes:

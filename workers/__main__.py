@@ -23,6 +23,7 @@ from celery.signals import celeryd_after_setup, setup_logging
 from gevent.hub import Hub
 
 from core.settings import SettingsError
+from core.tracing import switch
 from core.version import VERSION
 from providers.catalog.reading import CatalogError
 from providers.registry import BadSettingError
@@ -44,6 +45,7 @@ def _start() -> None:
 
     settings = wiring.settings()
     logging.configure(level=settings.log_level, log_format=settings.log_format)
+    switch.start("darkroom-worker", wiring.environment(), wanted=settings.traces)
     open_files.raise_limit()
 
     wiring.check_start()

@@ -7,8 +7,8 @@ seconds, and nothing is lost, because the sweep publishes what was not sent.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -17,8 +17,9 @@ import structlog
 from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
-from core import outages
+from core import outages, tracing
 from core.redis import RedisError, make_client
+from core.tracing import Span
 from jobs.states import WAKE, Ended, Nudge, Signal
 from workers.broker.envelope import redis_message
 from workers.broker.options import answers, connect, hang_up, is_redis
@@ -123,13 +124,31 @@ class Publisher:
             for nudge in nudges:
                 # The task id is the job's id, under which Flower shows the job.
                 task_id = nudge.argument if nudge.task == RUN else str(uuid4())
-                if self._collects:
-                    self._send_by_celery(producer, nudge, task_id)
-                else:
-                    message = redis_message(nudge.task, nudge.argument, task_id=task_id, queue=nudge.queue)
-                    producer.channel.client.lpush(nudge.queue, message)
+                with self._span(nudge, task_id) as span:
+                    headers = {"traceparent": span.traceparent} if span.traceparent else {}
+                    self._send_one(producer, nudge, task_id, headers)
 
-    def _send_by_celery(self, producer: Any, nudge: Nudge, task_id: str) -> None:
+    def _span(self, nudge: Nudge, task_id: str) -> AbstractContextManager[Span]:
+        """The span of sending a message, of a job whose trace is known here."""
+        if nudge.traceparent is None:
+            return tracing.NOTHING
+        told = {
+            "messaging.system": "rabbitmq" if self._collects else "redis",
+            "messaging.destination.name": nudge.queue,
+            "messaging.operation.name": "publish",
+            "messaging.operation.type": "send",
+            "messaging.message.id": task_id,
+        }
+        return tracing.span(f"publish {nudge.queue}", "producer", of=nudge.traceparent, attributes=told)
+
+    def _send_one(self, producer: Any, nudge: Nudge, task_id: str, headers: Mapping[str, str]) -> None:
+        if self._collects:
+            self._send_by_celery(producer, nudge, task_id, headers)
+        else:
+            message = redis_message(nudge.task, nudge.argument, task_id=task_id, queue=nudge.queue, headers=headers)
+            producer.channel.client.lpush(nudge.queue, message)
+
+    def _send_by_celery(self, producer: Any, nudge: Nudge, task_id: str, headers: Mapping[str, str]) -> None:
         app.send_task(
             nudge.task,
             args=(nudge.argument,),
@@ -139,6 +158,7 @@ class Publisher:
             retry=False,
             confirm_timeout=TIMEOUT_S,
             ignore_result=True,
+            headers=dict(headers),
             argsrepr=f"('{nudge.argument}',)",  # what Flower shows: only ids
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from celery import Task
 
+from core import tracing
 from core.errors import DatabaseAwayError
 from jobs.dispatch import publishing
 from jobs.errors import JobFailedError
@@ -72,7 +73,9 @@ class RunTask(JobTask):
 def run(job_id: str) -> str | None:
     """Claim a queued job and make its paid call."""
     step = _hand_back if drain.draining() else run_job
-    return _publish(job_id, stepping.perform(step, job_id))
+    with tracing.arrived(run.request.get("traceparent")):
+        signals = stepping.perform(step, job_id)
+    return _publish(job_id, signals)
 
 
 @app.task(base=JobTask, name="jobs.poll")  # type: ignore[untyped-decorator]

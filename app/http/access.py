@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 
 log = structlog.get_logger("access")
 
@@ -34,13 +34,18 @@ def install(app: Flask) -> None:
 _CONVERTER = re.compile(r"<[^<>:]+:")
 
 
+def route_of(request: Request) -> str | None:
+    """The pattern of a request's route; None where there is no such route."""
+    return _CONVERTER.sub("<", request.url_rule.rule) if request.url_rule else None
+
+
 def _watch(response: Response) -> Response:
     """Log the request when its answer is closed, with the bytes that were sent until then."""
     began = request.environ.get(_BEGAN, time.monotonic())
     caller = g.get("caller")
     facts = {
         "method": request.method,
-        "route": _CONVERTER.sub("<", request.url_rule.rule) if request.url_rule else None,
+        "route": route_of(request),
         "status": response.status_code,
         "account_id": caller.account_id if caller else None,
         "request_id": g.get("request_id"),

@@ -73,7 +73,7 @@ taken AS (
 SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version,
     j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, j.safe_prompt, j.prompt_adjusted_at,
     clock_timestamp() AS now,
-    (SELECT o.request_id FROM orders AS o WHERE o.job_id = j.id) AS request_id,
+    (SELECT ARRAY[o.request_id, o.traceparent] FROM orders AS o WHERE o.job_id = j.id) AS origin,
     (SELECT max(account_id) FROM turn) AS last_account, (SELECT count(*) FROM turn) AS accounts,
     coalesce((
         SELECT jsonb_agg(jsonb_build_object('id', c.id, 'slot', c.slot, 'try', c.try, 'pictures', c.pictures,

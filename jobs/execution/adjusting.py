@@ -10,10 +10,10 @@ from collections.abc import Iterable
 
 import structlog
 
-from core import failpoints
+from core import failpoints, tracing
 from jobs import lifecycle
 from jobs.errors import StaleJobError
-from jobs.execution import decide
+from jobs.execution import decide, spans
 from jobs.execution.context import WorkerContext
 from jobs.reads import worker
 from jobs.states import Signal
@@ -41,7 +41,8 @@ def adjust(context: WorkerContext, job_id: str) -> list[Signal] | None:
         taken = lifecycle.take_adjusting(hot, job_id, lease_s=LEASE_S)
     if taken is None:
         return None
-    wording = _rewritten(context, taken.prompt, most_chars=_most_chars(context, taken.model))
+    with tracing.span("jobs.adjust", of=taken.traceparent, attributes={"darkroom.job.id": job_id}):
+        wording = _rewritten(context, taken.prompt, most_chars=_most_chars(context, taken.model))
     failpoints.hit("prompt.rewritten")
     try:
         if wording is None:
@@ -67,7 +68,7 @@ def _end(context: WorkerContext, job_id: str, version: int) -> list[Signal]:
                 how = lifecycle.fail(code, notes=notes)
             case step:
                 raise StaleJobError(f"{job_id} goes on: {type(step).__name__}")
-        return [*lifecycle.end(hot, job_id, version, how).signals]
+        return [*lifecycle.end(hot, job_id, version, how, traceparent=job.traceparent).signals]
 
 
 def _most_chars(context: WorkerContext, model: str) -> int:
@@ -81,8 +82,9 @@ def _rewritten(context: WorkerContext, prompt: str, *, most_chars: int) -> str |
     """Another wording of the prompt; None where no language model has one that fits."""
     for name in [*context.prompt_providers][:MODELS_ASKED]:
         try:
-            pieces = context.registry.of(name)[0].stream_text(SAFE.messages(prompt), temperature=SAFE.temperature)
-            wording = clean_text(_joined(pieces, most_chars))
+            with spans.chat(name):
+                pieces = context.registry.of(name)[0].stream_text(SAFE.messages(prompt), temperature=SAFE.temperature)
+                wording = clean_text(_joined(pieces, most_chars))
         except ProviderError as error:
             log.warning("prompt_not_adjusted", provider=name, kind=type(error).__name__, code=error.code)
             continue

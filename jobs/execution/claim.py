@@ -247,4 +247,5 @@ def _fail_queued(context: WorkerContext, job_id: str, code: str) -> None:
     with suppress(StaleJobError), context.database.hot() as hot:
         job = worker.load(hot, job_id)
         if job is not None and job.status is JobStatus.QUEUED:
-            context.publish(lifecycle.end(hot, job_id, job.version, lifecycle.fail(code)).signals)
+            done = lifecycle.end(hot, job_id, job.version, lifecycle.fail(code), traceparent=job.traceparent)
+            context.publish(done.signals)

@@ -12,7 +12,7 @@ import tenacity
 from core import failpoints
 from core.errors import DatabaseAwayError
 from jobs.call import Call, KeptImage, ResultLink
-from jobs.execution import outcomes
+from jobs.execution import outcomes, spans
 from jobs.execution.context import WorkerContext
 from jobs.execution.outcomes import CallOutcome
 from jobs.reads.worker import LiveJob
@@ -110,7 +110,8 @@ def keep(
     for offset, image in enumerate(images[: call.image_count]):
         try:
             index = call.slot + offset
-            kept.append(_keep_one(media, provider, f"jobs/{job_id}", index, image=image, kind=kind, until=until))
+            with spans.image(job_id, index, url=image.url if image.data is None else None, kind=kind):
+                kept.append(_keep_one(media, provider, f"jobs/{job_id}", index, image=image, kind=kind, until=until))
         except MediaError as error:
             log.warning("result_is_no_picture", job_id=job_id, call_id=call.id, code=error.code)
             code = "result_too_large" if error.code in _TOO_LARGE else "bad_result"

@@ -18,7 +18,7 @@ from jobs import lifecycle, states
 from jobs.call import Call
 from jobs.dispatch import due, health, put_off
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.execution import decide, late_answers, outcomes
+from jobs.execution import decide, late_answers, outcomes, spans
 from jobs.execution.context import WorkerContext
 from jobs.execution.outcomes import CallOutcome
 from jobs.reads import worker
@@ -67,7 +67,8 @@ def finish(
         if in_task and isinstance(step, decide.Fail):
             raise JobFailedError(job.id, step.code, job=job, learned=learned)
         try:
-            signals = _move(context, job, learned, step, collected_s=collected_s)
+            with spans.finish(job, type(step).__name__.lower()):
+                signals = _move(context, job, learned, step, collected_s=collected_s)
         except StaleJobError:
             now = _read_again(context, job)
             if now is None:
@@ -148,6 +149,7 @@ def _end(
             _how(step),
             collected_s=collected_s,
             owner=context.owner,
+            traceparent=job.traceparent,
             **_rows(learned),
         )
     _note_health(context, job, learned, troubled=done.troubled)

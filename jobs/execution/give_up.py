@@ -74,4 +74,4 @@ def expire(context: WorkerContext, job_id: str, version: int) -> list[Signal]:
             return []
         kept = sum(call.kept for call in job.calls)
         how = lifecycle.succeed(notes=decide.missing(context.facts(job), kept)) if kept else lifecycle.expired()
-        return [*lifecycle.end(hot, job.id, job.version, how).signals]
+        return [*lifecycle.end(hot, job.id, job.version, how, traceparent=job.traceparent).signals]

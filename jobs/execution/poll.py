@@ -10,7 +10,8 @@ free room of that pool; other due jobs stay due for any worker that has room.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -20,7 +21,7 @@ from jobs import states
 from jobs.call import Call
 from jobs.dispatch import due
 from jobs.errors import StaleJobError
-from jobs.execution import collect, log_fields, outcomes, recovery
+from jobs.execution import collect, log_fields, outcomes, recovery, spans
 from jobs.execution.cancelling import cancel_calls
 from jobs.execution.collect import Made
 from jobs.execution.context import WorkerContext
@@ -50,6 +51,8 @@ class Seen:
     looks: list[Look] = field(default_factory=list)
     learned: list[CallOutcome] = field(default_factory=list)
     made: list[Made] = field(default_factory=list)
+    began_ns: int = field(default_factory=time.time_ns)
+    looked_ns: int = 0  # when the upstream had answered; like ``began_ns`` by the clock of this machine
 
     @property
     def idle(self) -> bool:
@@ -80,14 +83,24 @@ def poll_provider(context: WorkerContext, provider: str) -> list[Signal]:
 def _follow(context: WorkerContext, jobs: Sequence[LiveJob]) -> list[Signal]:
     seen = {job.id: Seen(job, made=collect.on_record(job), learned=cancel_calls(context, job)) for job in jobs}
     for found in look(context, [(each.job, call) for each in seen.values() for call in _to_ask(each)]):
+        seen[found.job.id].looked_ns = seen[found.job.id].looked_ns or time.time_ns()
         with log_fields.of(found.job):
             _sort(context, seen[found.job.id], found)
     signals = _note_progress(context, seen)
     for each in seen.values():
         if not each.made and not each.idle:
-            with log_fields.of(each.job):
+            with _step(each):
                 signals += _move_on(context, each)
     return signals + _collect(context, [each for each in seen.values() if each.made])
+
+
+@contextmanager
+def _step(seen: Seen) -> Iterator[None]:
+    """The log fields and the span of what a batch does for one job, beginning with the status check."""
+    with log_fields.of(seen.job), spans.poll(seen.job, began_ns=seen.began_ns):
+        if seen.looked_ns:
+            spans.looked(seen.job, (seen.began_ns, seen.looked_ns))
+        yield
 
 
 def _to_ask(seen: Seen) -> list[Call]:
@@ -100,7 +113,7 @@ def _collect(context: WorkerContext, ready: Sequence[Seen]) -> list[Signal]:
     signals: list[Signal] = []
 
     def keep(each: Seen) -> None:
-        with log_fields.of(each.job):
+        with _step(each):
             fetch(each)
 
     def fetch(each: Seen) -> None:

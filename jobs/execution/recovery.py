@@ -19,7 +19,7 @@ from core import failpoints
 from core.db import Hot, Statement
 from jobs.call import Call
 from jobs.dispatch import permits
-from jobs.execution import decide, outcomes
+from jobs.execution import decide, outcomes, spans
 from jobs.execution.cancelling import cancel_upstream
 from jobs.execution.context import WorkerContext
 from jobs.execution.outcomes import CallOutcome
@@ -99,14 +99,18 @@ def _resend(context: WorkerContext, job: LiveJob, call: Call) -> CallOutcome | N
         return parts
     provider = context.registry.by_credential(call.credential_id)
     try:
-        answer = provider.submit(build_order(context, job, parts, call), dedupe_key=call.dedupe_key)
+        order = build_order(context, job, parts, call)
+        with spans.call(job, call, provider) as span:
+            answer = provider.submit(order, dedupe_key=call.dedupe_key)
+            learned = (
+                outcomes.accepted(call, answer) if isinstance(answer, Accepted) else outcomes.finished(call, answer)
+            )
+            spans.called(span, learned, status=None)
     except ProviderError as error:
         log.info("resend_failed", call_id=call.id, code=error.code)
         return None
     failpoints.hit("resend.answered")
-    if isinstance(answer, Accepted):
-        return outcomes.accepted(call, answer)
-    return outcomes.finished(call, answer)
+    return learned
 
 
 class _NotNowError(Exception):

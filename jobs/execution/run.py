@@ -5,6 +5,7 @@ No transaction is open and no connection is held while an upstream works.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +18,7 @@ from core.errors import DatabaseAwayError
 from core.parallel import side_by_side
 from jobs.call import Call
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.execution import adjusting, collect, log_fields, outcomes
+from jobs.execution import adjusting, collect, log_fields, outcomes, spans
 from jobs.execution.claim import Claimed, claim
 from jobs.execution.context import WorkerContext
 from jobs.execution.finish import finish
@@ -55,13 +56,15 @@ def run_job(context: WorkerContext, job_id: str) -> list[Signal]:
     Raises JobFailedError when the job has failed, so that the failure hook ends it, CrashedStepError on a crash after
     the claim, and DatabaseAwayError.
     """
+    began_ns = time.time_ns()
     claimed = claim(context, job_id)
     if claimed is None:
         adjusted = adjusting.adjust(context, job_id)
         return _report_unseen_cancel(context, job_id) if adjusted is None else adjusted
     failpoints.hit("claim.committed")
     context.publish(claimed.nudges)  # the account's next job need not wait for this one's upstream
-    with log_fields.of(claimed.job, attempt=max((call.attempt for call in claimed.fresh), default=None)):
+    attempt = max((call.attempt for call in claimed.fresh), default=None)
+    with log_fields.of(claimed.job, attempt=attempt), spans.run(claimed.job, began_ns=began_ns):
         return _perform(context, claimed)
 
 
@@ -118,25 +121,34 @@ def _call(
 ) -> CallOutcome:
     """Make one paid call, and store its images if the answer holds them."""
     job = claimed.job
-    may_look_up = context.spec(job.provider).recovery is not Recovery.NEVER
-    with answers.listening(on=context.keep_raw) as heard:
-        try:
-            answer = provider.submit(order, dedupe_key=call.dedupe_key)
-        except ProviderError as error:
-            log.info("call_failed", job_id=job.id, call_id=call.id, kind=type(error).__name__, code=error.code)
-            learned = outcomes.from_error(call, error, may_look_up=may_look_up)
-            return replace(learned, raw=raw_answers.document(heard))
-        except Exception:
-            # A fault of ours after the request may have been sent, so the call may have run.
-            log.exception("call_crashed", job_id=job.id, call_id=call.id)
-            return outcomes.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
+    with spans.call(job, call, provider) as span, answers.listening(on=context.keep_raw) as heard:
+        learned, answer = _send(context, provider, job, call, order=order)
+        spans.called(span, learned, status=heard.status)
         raw = raw_answers.document(heard)
-    failpoints.hit("call.answered")
-    if isinstance(answer, Accepted):
-        learned = outcomes.accepted(call, answer, deadline_s=context.spec(job.provider).deadline_s)
-    else:
+    if answer is not None:
+        failpoints.hit("call.answered")
+    if isinstance(answer, Finished):
         learned = _keep(context, provider, claimed, call, answer)
     return replace(learned, raw=raw)
+
+
+def _send(
+    context: WorkerContext, provider: Provider, job: LiveJob, call: Call, *, order: UpstreamOrder
+) -> tuple[CallOutcome, Accepted | Finished | None]:
+    """Send one paid request. Returns its outcome before any image is stored, and the answer if there is one."""
+    may_look_up = context.spec(job.provider).recovery is not Recovery.NEVER
+    try:
+        answer = provider.submit(order, dedupe_key=call.dedupe_key)
+    except ProviderError as error:
+        log.info("call_failed", job_id=job.id, call_id=call.id, kind=type(error).__name__, code=error.code)
+        return outcomes.from_error(call, error, may_look_up=may_look_up), None
+    except Exception:
+        # A fault of ours after the request may have been sent, so the call may have run.
+        log.exception("call_crashed", job_id=job.id, call_id=call.id)
+        return outcomes.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up), None
+    if isinstance(answer, Accepted):
+        return outcomes.accepted(call, answer, deadline_s=context.spec(job.provider).deadline_s), answer
+    return outcomes.finished(call, answer), answer
 
 
 def _keep(context: WorkerContext, provider: Provider, claimed: Claimed, call: Call, answer: Finished) -> CallOutcome:

@@ -62,6 +62,7 @@ class Adjusting:
     version: int
     prompt: str
     model: str
+    traceparent: str | None
 
 
 TAKE_ADJUSTING = Statement("""
@@ -72,7 +73,8 @@ WITH job AS (
     WHERE id = :id AND status = 'queued' AND safe_prompt = 'adjusting' AND due_at <= clock_timestamp()
     RETURNING id, version, model
 )
-SELECT job.version, job.model, o.request ->> 'prompt' AS prompt FROM job JOIN orders AS o ON o.job_id = job.id
+SELECT job.version, job.model, o.request ->> 'prompt' AS prompt, o.traceparent
+FROM job JOIN orders AS o ON o.job_id = job.id
 """)
 
 
@@ -82,7 +84,7 @@ def take_adjusting(hot: Hot, job_id: str, *, lease_s: float) -> Adjusting | None
     Should the taker die, the job is due again after ``lease_s`` seconds.
     """
     row = hot.one_or_none(TAKE_ADJUSTING, {"id": job_id, "lease_s": lease_s})
-    return Adjusting(row.version, row.prompt or "", row.model) if row else None
+    return Adjusting(row.version, row.prompt or "", row.model, row.traceparent) if row else None
 
 
 # Every model of the order is asked with the new wording from here on.

@@ -26,7 +26,8 @@ class Cancellation:
 
 
 LOCK = Statement("""
-SELECT status, provider, version, attempt FROM jobs WHERE id = :id AND account_id = :account_id FOR UPDATE
+SELECT status, provider, version, attempt, (SELECT o.traceparent FROM orders AS o WHERE o.job_id = :id) AS traceparent
+FROM jobs WHERE id = :id AND account_id = :account_id FOR UPDATE
 """)
 
 # A separate statement after the lock: in one statement with it, it would count the rows from before the lock.
@@ -57,7 +58,8 @@ def cancel(
     if row.status == JobStatus.QUEUED:
         made = bool(row.attempt and hot.scalar(IMAGES, {"id": job_id}))
         outcome = CancelOutcome.TOO_LATE if made else CancelOutcome.FREED_IN_QUEUE
-        done = end(hot, job_id, row.version, cancelled(outcome, charged=made and charge == "full"))
+        how = cancelled(outcome, charged=made and charge == "full")
+        done = end(hot, job_id, row.version, how, traceparent=row.traceparent)
         return Cancellation(outcome, done.signals)
     if row.status in states.TERMINAL:
         return Cancellation(CancelOutcome.TOO_LATE, [])

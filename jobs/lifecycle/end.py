@@ -11,6 +11,7 @@ import psycopg
 import structlog
 from sqlalchemy import Connection
 
+from core import tracing
 from core.db import Hot, Statement
 from jobs import failures, states
 from jobs.call import KeptImage
@@ -192,12 +193,14 @@ def end(
     images: Sequence[tuple[str, KeptImage]] = (),
     collected_s: float | None = None,
     owner: str | None = None,
+    traceparent: str | None = None,
 ) -> Done:
     """End a job and settle its price.
 
     ``calls`` and ``images``: the outcomes and images of the last step. ``collected_s``: for how many seconds
-    ``owner`` was fetching the images, for the timeline. Raises StaleJobError when the job has ended or its version is
-    not ``version``, and LedgerMismatchError when its price is not reserved or not held; then nothing has changed.
+    ``owner`` was fetching the images, for the timeline. ``traceparent``: the trace it is part of.
+    Raises StaleJobError when the job has ended or its version is not ``version``, and LedgerMismatchError when its
+    price is not reserved or not held; then nothing has changed.
     """
     values = {
         "id": job_id,
@@ -212,16 +215,27 @@ def end(
         "owner": owner,
         **outcome_params(calls, images),
     }
-    try:
-        row = Hot.of(connection).one_or_none(END, values)
-    except psycopg.errors.DivisionByZero as error:
-        raise LedgerMismatchError(f"{job_id} cannot be settled: its price is not reserved, or not held") from error
-    if row is None:
-        raise StaleJobError(f"{job_id} has moved on")
+    with tracing.span("jobs.settle", of=traceparent, attributes={"darkroom.job.id": job_id}) as span:
+        try:
+            row = Hot.of(connection).one_or_none(END, values)
+        except psycopg.errors.DivisionByZero as error:
+            raise LedgerMismatchError(f"{job_id} cannot be settled: its price is not reserved, or not held") from error
+        if row is None:
+            raise StaleJobError(f"{job_id} has moved on")
+        span.set(_told_of(how, row))
     _tell(job_id, how, row)
     ended = Ended(job_id, how.status, how.code, row.runtime_s, row.node)
     told = [states.tell(job_id)] if row.told else []
     return Done([states.wake(job_id), ended, *told], bool(row.troubled))
+
+
+def _told_of(how: End, row: Any) -> tracing.Attributes:
+    return {
+        "darkroom.job.status": how.status,
+        "darkroom.job.code": how.code or how.outcome,
+        "darkroom.captured_microcredits": row.captured,
+        "darkroom.released_microcredits": row.released,
+    }
 
 
 def _tell(job_id: str, how: End, row: Any) -> None:

@@ -189,7 +189,7 @@ job AS (
         CAST(seen.worker ->> 'deadline_s' AS float) AS deadline_s
 ),
 asked AS (
-    SELECT o.job_id, o.request_id, coalesce(behind.request, o.request) AS request,
+    SELECT o.job_id, o.request_id, o.traceparent, coalesce(behind.request, o.request) AS request,
         coalesce(behind.unit_cost, o.unit_cost) AS unit_cost
     FROM job JOIN orders AS o ON o.job_id = job.id
     -- After a failover the request of the fallback model applies.
@@ -272,6 +272,7 @@ published AS (
 )
 SELECT seen.provider AS wanted_of, job.id, job.account_id, job.operation, job.model, job.provider, job.n, job.fence,
     job.version, job.fallbacks, job.safe_prompt, job.credential_id, asked.request, asked.request_id,
+    asked.traceparent,
     (SELECT array_agg(id ORDER BY slot) FROM call) AS call_ids,
     (SELECT array_agg(slot ORDER BY slot) FROM call) AS slots,
     (SELECT array_agg(pictures ORDER BY slot) FROM call) AS images,
@@ -344,6 +345,7 @@ def start(
         fallbacks=row.fallbacks,
         version=row.version,
         request_id=row.request_id or "",
+        traceparent=row.traceparent,
         safe_prompt=SafePrompt(row.safe_prompt) if row.safe_prompt else None,
     )
     return Started(job, OrderParts(row.request, row.inputs or ()), row.published or ())

@@ -29,6 +29,7 @@ class NewJob:
     ``client``: what the dialect of the order keeps with it. ``parent_id``: the job that it repeats.
     ``cancel_after_s``: after so many seconds it is cancelled.
     ``unit_cost_microusd``: expected upstream cost of one image; None: not known beforehand.
+    ``traceparent``: the span of its submit, where that is traced.
     """
 
     id: str
@@ -58,6 +59,7 @@ class NewJob:
     webhook: StoredWebhook | None = field(default=None, repr=False)
     key_id: str | None = None  # of the API key that it was ordered with
     safe_prompt: bool = False  # a refused prompt may be adjusted once
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +107,10 @@ job AS (
 ),
 written AS (
     INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id, fallbacks, unit_cost, client,
-        webhook, parent_id)
+        webhook, parent_id, traceparent)
     SELECT id, CAST(:request AS jsonb), CAST(:warnings AS jsonb), CAST(:metadata AS jsonb), :price_version,
         :request_id, CAST(:fallbacks AS jsonb), CAST(:unit_cost AS bigint), CAST(:client AS jsonb),
-        CAST(:webhook AS jsonb), CAST(:parent_id AS text)
+        CAST(:webhook AS jsonb), CAST(:parent_id AS text), CAST(:traceparent AS text)
     FROM job
 ),
 input AS (
@@ -158,7 +160,7 @@ def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Submitt
     born = hot.one_or_none(SUBMIT, _values(job, window))
     if born is None:
         ledger.refuse(hot, job.account_id, job.quoted_microcredits)
-    nudges = [states.run(job.provider, job.id)] if born.published else []
+    nudges = [states.run(job.provider, job.id, traceparent=job.traceparent)] if born.published else []
     if job.low_priority:
         nudges = publishing.fill(hot, job.account_id, job.provider, job.weight, window=window)
     if born.told:
@@ -197,6 +199,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "client": json.dumps(dict(job.client)) if job.client else None,
         "webhook": json.dumps(job.webhook) if job.webhook else None,
         "parent_id": job.parent_id,
+        "traceparent": job.traceparent,
         "counted": tasks.QUEUE_COUNTED,
     }
 

@@ -35,6 +35,7 @@ class LiveJob:
     fallbacks: int = 0  # how many models are left after this one
     version: int = 1  # when this was read: a verb moves the job only from this version
     request_id: str = ""  # X-Request-Id of the submit
+    traceparent: str | None = None  # the span of the submit, where that is traced
     safe_prompt: SafePrompt | None = None
     prompt_adjusted_at: datetime | None = None
 
@@ -51,7 +52,7 @@ LOAD = Statement("""
 SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version,
     j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, j.safe_prompt, j.prompt_adjusted_at,
     clock_timestamp() AS now,
-    (SELECT o.request_id FROM orders AS o WHERE o.job_id = j.id) AS request_id,
+    (SELECT ARRAY[o.request_id, o.traceparent] FROM orders AS o WHERE o.job_id = j.id) AS origin,
     coalesce((
         SELECT jsonb_agg(jsonb_build_object('id', c.id, 'slot', c.slot, 'try', c.try, 'pictures', c.pictures,
             'outcome', c.outcome, 'pictures_kept', c.pictures_kept, 'error_code', c.error_code,
@@ -99,6 +100,7 @@ def image_keys(connection: Hot | Connection, job_id: str) -> frozenset[str]:
 
 
 def live_job(row: Any) -> LiveJob:
+    request_id, traceparent = row.origin or ("", None)
     return LiveJob(
         id=row.id,
         account_id=row.account_id,
@@ -112,7 +114,8 @@ def live_job(row: Any) -> LiveJob:
         calls=[_call(call, row.now) for call in row.calls],
         fallbacks=row.fallbacks,
         version=row.version,
-        request_id=row.request_id or "",
+        request_id=request_id,
+        traceparent=traceparent,
         safe_prompt=SafePrompt(row.safe_prompt) if row.safe_prompt else None,
         prompt_adjusted_at=row.prompt_adjusted_at,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from accounts.keys import Caller
-from core import failpoints
+from core import failpoints, tracing
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
@@ -85,6 +85,20 @@ class SubmissionService:
         SpendingLimitError, IdempotencyMismatchError, idempotency.TakenError for a line of a batch that takes no more,
         DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """
+        with tracing.span("jobs.submit") as span:
+            submitted = self._submit(caller, order, key=key, request_id=request_id, traceparent=span.traceparent)
+            span.set(_told_of(submitted))
+            return submitted
+
+    def _submit(
+        self,
+        caller: Caller,
+        order: Order,
+        *,
+        key: Key | None,
+        request_id: str,
+        traceparent: str | None,
+    ) -> Submitted:
         order = replace(order, faults=[*order.faults, *self._receiver_faults(order)])
         try:
             self.quoting.refuse_faults(order)
@@ -96,7 +110,7 @@ class SubmissionService:
         job_id = new_id("job")
         kept = self._keep_images(caller, job_id, order, quote)
         quote = self.quoting.with_inputs(quote, _sizes_px(kept))
-        job = self._new_job(caller, job_id, quote, order, kept=kept, request_id=request_id)
+        job = self._new_job(caller, job_id, quote, order, kept=kept, request_id=request_id, traceparent=traceparent)
         try:
             if key is None and not job.low_priority and not caller.spends_by_limits:
                 # A single statement, which needs no BEGIN and COMMIT around it.
@@ -184,6 +198,7 @@ class SubmissionService:
         *,
         kept: Sequence[StoredInput],
         request_id: str,
+        traceparent: str | None,
     ) -> NewJob:
         fields = order.fields
         return NewJob(
@@ -205,6 +220,7 @@ class SubmissionService:
             inputs=kept,
             price_version=quote.price_version,
             request_id=request_id,
+            traceparent=traceparent,
             client=order.client,
             cancel_after_s=order.cancel_after_s,
             webhook=_stored_webhook(order.webhook, caller) if order.webhook else None,
@@ -234,6 +250,19 @@ def _allowed(caller: Caller) -> Allowed | None:
     if models is None and providers is None:
         return None
     return lambda model: (models is None or model.id in models) and (providers is None or model.provider in providers)
+
+
+def _told_of(submitted: Submitted) -> tracing.Attributes:
+    task = submitted.task
+    return {
+        "darkroom.job.id": task.id,
+        "darkroom.account.id": task.account_id,
+        "darkroom.operation": task.operation,
+        "darkroom.provider": task.provider,
+        "gen_ai.request.model": task.model,
+        "gen_ai.request.choice.count": task.n,
+        "darkroom.replayed": submitted.replayed,
+    }
 
 
 def _sizes_px(kept: Sequence[StoredInput]) -> list[tuple[int, int]]:

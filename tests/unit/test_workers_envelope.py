@@ -32,7 +32,7 @@ def client(redis_url: str) -> Iterator[Any]:
     client.delete(QUEUE)
 
 
-def by_celery(redis_url: str, client: Any, task: str, argument: str, task_id: str) -> dict[str, Any]:
+def by_celery(redis_url: str, client: Any, task: str, argument: str, task_id: str, **options: Any) -> dict[str, Any]:
     with Connection(redis_url) as connection, connection.Producer() as producer:
         app.send_task(
             task,
@@ -42,6 +42,7 @@ def by_celery(redis_url: str, client: Any, task: str, argument: str, task_id: st
             producer=producer,
             ignore_result=True,
             argsrepr=f"('{argument}',)",
+            **options,
         )
     return json.loads(client.rpop(QUEUE))
 
@@ -59,6 +60,14 @@ def test_our_message_equals_celerys(redis_url: str, client: Any, task: str, argu
     ours = json.loads(redis_message(task, argument, task_id="id-1", queue=QUEUE))
     assert without_chance(ours) == without_chance(theirs)
     assert set(theirs["properties"]) - set(ours["properties"]) <= {"argsrepr"}  # the headers have it, too
+
+
+def test_a_message_carries_its_trace_as_celery_would_send_it(redis_url: str, client: Any) -> None:
+    trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    theirs = by_celery(redis_url, client, "jobs.run", JOB, JOB, headers=trace)
+    ours = json.loads(redis_message("jobs.run", JOB, task_id=JOB, queue=QUEUE, headers=trace))
+    assert without_chance(ours) == without_chance(theirs)
+    assert ours["headers"]["traceparent"] == trace["traceparent"]
 
 
 def test_every_message_has_its_own_delivery_tag() -> None:

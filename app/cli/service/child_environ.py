@@ -27,7 +27,11 @@ def of_sandbox(environ: Mapping[str, str]) -> dict[str, str]:
 def of_flower(environ: Mapping[str, str]) -> dict[str, str]:
     """For Flower, which reads the broker alone: no database, no bucket, no key of a provider or of tokens."""
     withheld = {MIGRATE, "DATABASE_URL", *_OF_WEB, *_providers_variables(), *SECRET_VARIABLES.values()}
-    return {name: value for name, value in environ.items() if name not in withheld and not name.startswith("AWS_")}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in withheld and not name.startswith(("AWS_", "OTEL_"))
+    }
 
 
 def _providers_variables() -> Iterator[str]:
