@@ -1,6 +1,6 @@
 """Rehearse an upgrade without stopping: an old release under load, a migration, then the new release process by process.
 
-    .venv/bin/python deploy/rolling_deploy.py                     # from the release before the newest migration to this one
+    .venv/bin/python deploy/rolling_deploy.py                     # from a commit before the newest migration to this one
     .venv/bin/python deploy/rolling_deploy.py --old v0.1.0        # from another commit, branch or tag
     .venv/bin/python deploy/rolling_deploy.py --old . --kill-one  # this release to itself; one worker dies by -9
 
@@ -316,22 +316,31 @@ def _old_release(ref: str | None, folder: Path) -> Release:
     """The release to begin with, taken out of git. Raises CannotRunError."""
     if ref == ".":
         return Release("the same release", ROOT)
-    commit = _git("rev-parse", "--short", f"{ref}^{{commit}}") if ref else _before_the_newest_migration()
-    if not folder.exists():
+    commits = [_git("rev-parse", "--short", f"{ref}^{{commit}}")] if ref else _before_the_newest_migrations()
+    for commit in commits:
+        shutil.rmtree(folder, ignore_errors=True)
         packed = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=True)
         with tarfile.open(fileobj=BytesIO(packed.stdout)) as archive:
             archive.extractall(folder, filter="data")
-    return Release(f"release {commit}", folder)
+        if _loads(folder):
+            return Release(f"release {commit}", folder)
+        _say(f"{commit} does not load with the packages of this environment")
+    raise CannotRunError("no old release can be started: name one by --old")
 
 
-def _before_the_newest_migration() -> str:
-    """The latest commit of the main line whose migrations are the present ones without the newest."""
+def _before_the_newest_migrations() -> Iterator[str]:
+    """Commits of the main line, the latest first, whose migrations are the present ones without the newest."""
     present = {path.name for path in (ROOT / "migrations" / "versions").glob("[0-9]*.py")}
     for commit in _git("log", "--first-parent", "--format=%h", "--", "migrations/versions").split():
         files = _git("ls-tree", "--name-only", f"{commit}^", "migrations/versions/").split()
         if {Path(each).name for each in files if Path(each).name[0].isdigit()} < present:
-            return _git("rev-parse", "--short", f"{commit}^")
-    raise CannotRunError("git knows no commit before the newest migration: name the old release by --old")
+            yield _git("rev-parse", "--short", f"{commit}^")
+
+
+def _loads(folder: Path) -> bool:
+    environ = {"PYTHONPATH": str(folder), "PATH": os.environ["PATH"]}
+    asked = [sys.executable, "-P", "-c", "import app.factory, workers.enqueue, jobs.lifecycle"]
+    return subprocess.run(asked, env=environ, cwd=folder, capture_output=True, check=False).returncode == 0
 
 
 def _git(*arguments: str) -> str:
