@@ -56,11 +56,14 @@ check: setup-dev  ## Format, lint, types, import rules, complete providers, the 
 	@$(PY) -m mypy
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
 	@$(PY) -m providers.check
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@$(SITE)
 
 docs: setup-dev  ## Build the documentation site into build/site; a dead link is an error.
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@$(SITE)
 	@echo build/site/index.html
+
+# Not by --quiet, which would also switch --strict off: warnings that are not logged are not counted.
+SITE = mkdir -p build && NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict >build/site.log 2>&1 || { cat build/site.log; exit 1; }
 
 # Exit status 2, and a sentence, where the service cannot be asked: that is no clean bill.
 audit: setup-dev  ## Ask for known vulnerabilities of what is locked, where that service can be reached.

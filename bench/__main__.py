@@ -11,10 +11,26 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import convoy, cost, edge, estimates, expiry, flood, growth, inflight, life, openai_route, waiting
+from bench import (
+    convoy,
+    cost,
+    edge,
+    estimates,
+    expiry,
+    flood,
+    growth,
+    inflight,
+    life,
+    openai_route,
+    simulation,
+    waiting,
+)
 from bench.table import Row, as_json, show
 
-PARTS = ("edge", "openai", "life", "cost", "convoy", "flood", "inflight", "waiting", "expiry", "estimates", "growth")
+PARTS = (
+    *("edge", "openai", "life", "cost", "convoy", "flood", "inflight", "waiting", "expiry", "estimates", "simulation"),
+    "growth",
+)
 DEFAULT = tuple(part for part in PARTS if part != "growth")
 EXPIRED_ROWS, EXPIRED_ROWS_BIG = 5_000, 100_000
 ESTIMATED_JOBS = 250
@@ -82,6 +98,7 @@ def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
         "waiting": lambda: waiting.measure(folder),
         "expiry": lambda: expiry.measure(folder, rows=EXPIRED_ROWS_BIG if options.big else EXPIRED_ROWS),
         "estimates": lambda: estimates.measure(folder, jobs=min(options.jobs, ESTIMATED_JOBS)),
+        "simulation": simulation.measure,
     }
     yield from ((name, part) for name, part in parts.items() if name in wanted)
 
