@@ -34,10 +34,10 @@ def test_workers_are_behind_by_messages_that_wait_and_looks_that_are_overdue(eng
     assert behind["queue-depth"] == 2
     assert 40 <= behind["queue-age"] <= 50
     # What no message is out for waits for something else than a worker.
-    change(engine, f"UPDATE jobs SET published_at = NULL WHERE id = '{first}'")
+    change(engine, f"UPDATE jobs SET published_at = NULL, due_at = due_at + interval '1 h' WHERE id = '{first}'")
     assert asked(engine)["queue-depth"] == 1
     engine.run(second)
-    change(engine, "UPDATE jobs SET due_at = clock_timestamp() + interval '60 s'")
+    change(engine, f"UPDATE jobs SET due_at = clock_timestamp() + interval '60 s' WHERE id = '{second}'")
     assert asked(engine) == {"queue-age": 0, "queue-depth": 0}
     change(engine, f"UPDATE jobs SET due_at = clock_timestamp() - interval '20 s' WHERE id = '{second}'")
     behind = asked(engine)
