@@ -1,7 +1,7 @@
-"""Rehearse an upgrade without stopping: an old release under load, a migration, then the new release process by process.
+"""Rehearse an upgrade without stopping: an old release under load, a migration, then the new one process by process.
 
-    .venv/bin/python deploy/rolling_deploy.py                     # from a commit before the newest migration to this one
-    .venv/bin/python deploy/rolling_deploy.py --old v0.1.0        # from another commit, branch or tag
+    .venv/bin/python deploy/rolling_deploy.py                   # from a commit before the newest migration to this one
+    .venv/bin/python deploy/rolling_deploy.py --old v0.1.0      # from another commit, branch or tag
     .venv/bin/python deploy/rolling_deploy.py --old . --kill-one  # this release to itself; one worker dies by -9
 
 The old release is taken out of git into a folder of its own. PostgreSQL and Redis are started for the rehearsal; where
@@ -83,11 +83,13 @@ class Hosts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._in: list[str] = []
+        self._last = ""
         self._turn = itertools.count()
 
     def take_in(self, url: str) -> None:
         with self._lock:
             self._in.append(url)
+            self._last = url
 
     def take_out(self, url: str) -> None:
         with self._lock:
@@ -95,7 +97,8 @@ class Hosts:
 
     def next(self) -> str:
         with self._lock:
-            return self._in[next(self._turn) % len(self._in)]
+            # With none in, clients meet one that is away, and try again.
+            return self._in[next(self._turn) % len(self._in)] if self._in else self._last
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,7 @@ def _rehearse(options: argparse.Namespace, folder: Path) -> list[Violation]:
         load.start()
         _say(f"{old.name} serves, {options.per_s:g} orders a second")
         time.sleep(options.calm_s)
-        _roll(fleet, old, new, options, database, web_ports)
+        _roll(fleet, (old, new), options, target, web_ports)
         time.sleep(options.calm_s)
         load.stop()
         rested = until(lambda: load.undecided() == 0 and _at_rest(target, load), DRAIN_S)
@@ -260,23 +263,19 @@ def _rehearse(options: argparse.Namespace, folder: Path) -> list[Violation]:
 
 
 def _roll(
-    fleet: Fleet,
-    old: Release,
-    new: Release,
-    options: argparse.Namespace,
-    database: Database,
-    web_ports: Sequence[int],
+    fleet: Fleet, releases: tuple[Release, Release], options: argparse.Namespace, target: Target, ports_: Sequence[int]
 ) -> None:
     """The upgrade itself."""
+    old, new = releases
     began = time.monotonic()
     fleet.command(new, "db", "upgrade")
     _say(f"migrated in {time.monotonic() - began:.1f} s, {old.name} still serves")
     for number in range(1, options.workers + 1):
         fatal = options.kill_one and number == 1
         left_s = fleet.end(f"worker{number}", signal.SIGKILL if fatal else signal.SIGTERM)
-        fleet.worker(new, number, database)
+        fleet.worker(new, number, target.database)
         _say(f"worker{number} is new; the old one {'was killed' if fatal else f'left in {left_s:.1f} s'}")
-    for number, port in enumerate(web_ports, 1):
+    for number, port in enumerate(ports_, 1):
         fleet.end_web(number, port)
         fleet.web(new, number, port)
         _say(f"web{number} is new")

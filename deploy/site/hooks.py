@@ -48,7 +48,7 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001 - MkDocs' names
     """Lead links to where their goals are in the site; what is no part of it (code) is named without a link."""
     source = _SOURCES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     here = page.file.src_uri

@@ -169,7 +169,7 @@ def _share(connection: Connection, pairs: Sequence[Pair], free: int, *, window: 
 def share_out(
     pairs: Sequence[Pair], free: int, *, first: int, fill: Callable[[Pair, int], Sequence[Published]]
 ) -> list[Published]:
-    """Give ``free`` places to accounts in turns by weight, the one at index ``first`` first. Returns what was published.
+    """Give accounts ``free`` places in turns by weight, from index ``first`` on. Returns what was published.
 
     ``fill`` publishes at most so many jobs of a pair; one that publishes fewer has no more, or a full window.
     """

@@ -27,9 +27,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return statuses
 
 
-def test_a_worker_leaves_although_a_server_never_answers(
-    exits: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_leaves_although_a_server_never_answers(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     silence = threading.Event()
     monkeypatch.setattr(drain, "sign_off", silence.wait)
     with pytest.raises(ExitedError):
