@@ -21,7 +21,7 @@ endif
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev setup-clients setup-bench demo up test test-unit conformance-gaps check audit fmt bench chaos lock clean stale
+.PHONY: help setup setup-dev setup-clients setup-bench demo up test test-unit conformance-gaps check docs audit fmt bench chaos lock clean stale
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 20
@@ -50,12 +50,20 @@ test-unit: setup-dev  ## Run the unit tests alone.
 conformance-gaps: setup-dev  ## Print which conformance cases are not asked of which adapter, and why.
 	@PYTHONPATH=tests/contract $(PY) -m conformance.gaps
 
-check: setup-dev  ## Format, lint, types, import rules, complete providers.
+check: setup-dev  ## Format, lint, types, import rules, complete providers, the documentation's links.
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
 	@$(PY) -m providers.check
+	@$(SITE)
+
+docs: setup-dev  ## Build the documentation site into build/site; a dead link is an error.
+	@$(SITE)
+	@echo build/site/index.html
+
+# Not by --quiet, which would also switch --strict off: warnings that are not logged are not counted.
+SITE = mkdir -p build && NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict >build/site.log 2>&1 || { cat build/site.log; exit 1; }
 
 # Exit status 2, and a sentence, where the service cannot be asked: that is no clean bill.
 audit: setup-dev  ## Ask for known vulnerabilities of what is locked, where that service can be reached.

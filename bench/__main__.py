@@ -11,11 +11,26 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import convoy, cost, edge, estimates, expiry, flood, growth, inflight, life, openai_route, usage, waiting
+from bench import (
+    convoy,
+    cost,
+    edge,
+    estimates,
+    expiry,
+    flood,
+    growth,
+    inflight,
+    life,
+    openai_route,
+    simulation,
+    usage,
+    waiting,
+)
 from bench.table import Row, as_json, show
 
 PARTS = (
-    *("edge", "openai", "life", "cost", "convoy", "flood", "inflight", "waiting", "expiry", "estimates", "usage"),
+    *("edge", "openai", "life", "cost", "convoy", "flood", "inflight", "waiting", "expiry", "estimates"),
+    *("simulation", "usage"),
     "growth",
 )
 DEFAULT = tuple(part for part in PARTS if part != "growth")
@@ -88,6 +103,7 @@ def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
         "expiry": lambda: expiry.measure(folder, rows=EXPIRED_ROWS_BIG if options.big else EXPIRED_ROWS),
         "usage": lambda: usage.measure(folder, jobs=options.finished or (BIG_FINISHED if options.big else FINISHED)),
         "estimates": lambda: estimates.measure(folder, jobs=min(options.jobs, ESTIMATED_JOBS)),
+        "simulation": simulation.measure,
     }
     yield from ((name, part) for name, part in parts.items() if name in wanted)
 

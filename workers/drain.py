@@ -21,6 +21,8 @@ from workers.flower import event_batches
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 1.0
+# Signing off asks servers. RabbitMQ may never confirm a message whose connection is closing, so this has an end.
+SIGN_OFF_S = 2.0
 
 _draining = threading.Event()  # SIGTERM: exit within drain_s
 _leaving = threading.Event()  # the watchdog found the consumer deaf: exit after the paid calls
@@ -46,8 +48,7 @@ def _leave_in_time() -> None:
     _draining.wait()
     time.sleep(wiring.settings().drain_s)
     log.info("drain_time_is_up")
-    sign_off()
-    os._exit(0)
+    _exit(0)
 
 
 def leave_after_calls(busy: Callable[[], int], *, at_most_s: float) -> None:
@@ -58,8 +59,15 @@ def leave_after_calls(busy: Callable[[], int], *, at_most_s: float) -> None:
     until = time.monotonic() + at_most_s
     while busy() and time.monotonic() < until:
         time.sleep(LOOK_EVERY_S)
-    sign_off()
-    os._exit(1)
+    _exit(1)
+
+
+def _exit(status: int) -> None:
+    """Sign off, and exit at the latest after SIGN_OFF_S."""
+    signed_off = threading.Thread(target=sign_off, name="sign-off", daemon=True)
+    signed_off.start()
+    signed_off.join(SIGN_OFF_S)
+    os._exit(status)
 
 
 def sign_off() -> None:

@@ -9,8 +9,9 @@ probe.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from sqlalchemy import Connection, text
 
@@ -19,6 +20,7 @@ from jobs.dispatch import health, limits, publishing
 from jobs.states import Nudge
 
 Pair = tuple[str, str, int]  # account, provider, weight
+Published = TypeVar("Published")
 # Statements per provider and round; with more accounts than that, the next round starts at another one.
 TURNS_AT_MOST = 64
 
@@ -157,19 +159,33 @@ def _in_turns(
 
 
 def _share(connection: Connection, pairs: Sequence[Pair], free: int, *, window: int) -> list[Nudge]:
-    nudges: list[Nudge] = []
-    turn = turned(pairs, random.randrange(len(pairs)))
+    def fill(pair: Pair, most: int) -> list[Nudge]:
+        account_id, provider, weight = pair
+        return publishing.fill(connection, account_id, provider, weight, window=window, most=most)
+
+    return share_out(pairs, free, first=random.randrange(len(pairs)), fill=fill)
+
+
+def share_out(
+    pairs: Sequence[Pair], free: int, *, first: int, fill: Callable[[Pair, int], Sequence[Published]]
+) -> list[Published]:
+    """Give accounts ``free`` places in turns by weight, from index ``first`` on. Returns what was published.
+
+    ``fill`` publishes at most so many jobs of a pair; one that publishes fewer has no more, or a full window.
+    """
+    published: list[Published] = []
+    turn = deque(turned(pairs, first))
     share = max(1, free // sum(weight for _, _, weight in pairs))
     for _ in range(TURNS_AT_MOST):
-        if not turn or len(nudges) >= free:
+        if not turn or len(published) >= free:
             break
-        account_id, provider, weight = turn.pop(0)
-        asked = min(weight * share, free - len(nudges))
-        found = publishing.fill(connection, account_id, provider, weight, window=window, most=asked)
-        nudges += found
+        pair = turn.popleft()
+        asked = min(pair[2] * share, free - len(published))
+        found = fill(pair, asked)
+        published += found
         if len(found) == asked:
-            turn.append((account_id, provider, weight))
-    return nudges
+            turn.append(pair)
+    return published
 
 
 def turned(pairs: Sequence[Pair], first: int) -> list[Pair]:
