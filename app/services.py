@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from accounts.keys import Caller
 from app import deletion
-from app.callers import build_callers
+from app.callers import build_callers, with_metrics_token
 from app.connections import Connections
 from app.enhancement import Enhancer
 from app.http import readiness
@@ -29,12 +29,15 @@ from app.streams.following import Following
 from app.task_reads import TaskReads
 from core import outages
 from core.db import HOT_TIMEOUT_S, Database, make_engine
+from core.metrics import process
+from core.metrics.exposition import Exposition
 from core.outbound.untrusted import Policy
 from core.redis import make_client
 from core.settings import Settings, SettingsError
 from core.signing_keys import SigningKeys
 from jobs.execution.callbacks import Callbacks
 from jobs.reads import tasks
+from jobs.reads.exposition import exposition_of
 from jobs.reads.uploads import use_upload
 from jobs.reads.waiting import Pauses, Queued, WaitingFor
 from jobs.states import Signal
@@ -52,6 +55,7 @@ from providers.catalog.live import LiveCatalog
 from providers.orders.schema import order_schema
 from providers.shared.signatures import SECRET_VARIABLES
 from storage.base import MediaLimits, Store, StoredImage
+from storage.counts import note_decoders
 from storage.media import Media
 from storage.opening import open_store
 from webhooks.receivers import policy as webhook_policy
@@ -88,7 +92,8 @@ class Services:
     of a task, by (account id, job id), ``delete_upload`` an upload, by (account id, id). ``cancel_charge``: what a
     cancelled job costs whose upstream could not be stopped. ``checks`` return None or what is wrong. ``wait`` estimates
     how long a queued task will wait for its start, ``waiting`` which pause it waits behind;
-    ``service_s`` says how long jobs of models took lately, by id, where that was measured.
+    ``service_s`` says how long jobs of models took lately, by id, where that was measured. ``exposition`` answers
+    scrapes, ``notes`` set the gauges of this process.
     """
 
     authenticate: Callable[[str], Caller | None]
@@ -118,6 +123,8 @@ class Services:
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
     waiting: Callable[[Queued], WaitingFor | None] = lambda _task: None
     service_s: Callable[[Sequence[Model]], Mapping[str, float]] = lambda _models: {}
+    exposition: Exposition = field(default_factory=Exposition)
+    notes: Sequence[Callable[[], None]] = ()
 
     @property
     def catalog(self) -> Catalog:
@@ -173,7 +180,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         find_upload=lambda *upload: connections.autocommit(use_upload, *upload),
         path_of=links_of(settings, signer).path_of,
     )
-    callers = build_callers(settings, database)
+    callers = with_metrics_token(build_callers(settings, database), settings.metrics_token)
     return Services(
         authenticate=callers.authenticate,
         knows_key=callers.knows,
@@ -231,6 +238,12 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         wait=estimates.of,
         waiting=Pauses(database).of,
         service_s=estimates.service_s,
+        exposition=exposition_of(settings.database_url, make_client(settings.redis_url), prepare=settings.db_prepare),
+        notes=[
+            process.note_process("web", settings.var),
+            process.note_pool("web", "main", database.engine),
+            note_decoders("web", media.decoders),
+        ],
     )
 
 

@@ -22,6 +22,7 @@ import structlog
 from celery.signals import celeryd_after_setup, setup_logging
 from gevent.hub import Hub
 
+from core.metrics import slots
 from core.settings import SettingsError
 from core.version import VERSION
 from providers.catalog.reading import CatalogError
@@ -46,6 +47,7 @@ def _start() -> None:
     logging.configure(level=settings.log_level, log_format=settings.log_format)
     open_files.raise_limit()
 
+    slots.join(settings.var, "worker")
     wiring.check_start()
 
     from workers.broker import transports

@@ -20,7 +20,7 @@ from jobs import states
 from jobs.call import Call
 from jobs.dispatch import due
 from jobs.errors import StaleJobError
-from jobs.execution import collect, log_fields, outcomes, recovery
+from jobs.execution import collect, log_fields, outcomes, recovery, upstream_time
 from jobs.execution.cancelling import cancel_calls
 from jobs.execution.collect import Made
 from jobs.execution.context import WorkerContext
@@ -50,6 +50,7 @@ class Seen:
     looks: list[Look] = field(default_factory=list)
     learned: list[CallOutcome] = field(default_factory=list)
     made: list[Made] = field(default_factory=list)
+    looked_at: float | None = None  # time.monotonic(): when its upstream had answered
 
     @property
     def idle(self) -> bool:
@@ -113,7 +114,9 @@ def _collect(context: WorkerContext, ready: Sequence[Seen]) -> list[Signal]:
         except Exception:
             log.exception("collecting_crashed", job_id=each.job.id)
             return
-        signals.extend(_move_on(context, each, collected_s=time.monotonic() - began))
+        moved = _move_on(context, each, collected_s=time.monotonic() - began)
+        upstream_time.note_own_delay(each.job.provider, moved, answered_at=each.looked_at)
+        signals.extend(moved)
 
     def renew(left: Sequence[Seen]) -> None:
         try:
@@ -146,6 +149,7 @@ def _move_on(context: WorkerContext, seen: Seen, *, collected_s: float | None = 
 def _sort(context: WorkerContext, seen: Seen, found: Look) -> None:
     """Sort a result into images to fetch and outcomes to record. Never raises, so the rest of the batch goes on."""
     seen.looks.append(found)
+    seen.looked_at = time.monotonic()
     if isinstance(found.answer, Finished):
         seen.made.append(Made(found.call, found.answer.images, found.answer))
         return
