@@ -29,11 +29,17 @@ def check_in_turn(database: Database, *, owner: str, every_s: float) -> Sequence
     with database.transaction() as connection:
         if not key_values.take_turn(connection, TURN, every_s=every_s, value=owner):
             return None
-    with database.transaction() as connection:
-        findings = audit.check(connection)
+    findings = check_now(database)
     if findings:
         named = [f"{each.invariant} {each.subject}: {each.detail}" for each in findings[:NAMED_AT_MOST]]
         log.error("audit_found", findings=len(findings), named=named, hint="darkroom doctor")
+    return findings
+
+
+def check_now(database: Database) -> Sequence[Finding]:
+    """Run the audit and store its result. Raises DatabaseAwayError."""
+    with database.transaction() as connection:
+        findings = audit.check(connection)
     with database.transaction() as connection:
         remember(connection, findings)
     return findings
