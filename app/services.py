@@ -36,8 +36,8 @@ from core.redis import make_client
 from core.settings import Settings, SettingsError
 from core.signing_keys import SigningKeys
 from jobs.execution.callbacks import Callbacks
+from jobs.maintenance.exposition import exposition_of
 from jobs.reads import tasks
-from jobs.reads.exposition import exposition_of
 from jobs.reads.uploads import use_upload
 from jobs.reads.waiting import Pauses, Queued, WaitingFor
 from jobs.states import Signal

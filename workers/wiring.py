@@ -28,8 +28,8 @@ from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.errors import JobNotFoundError
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.context import WorkerContext
+from jobs.maintenance.exposition import exposition_of
 from jobs.maintenance.retention import Retention
-from jobs.reads.exposition import exposition_of
 from jobs.reads.tasks import Task, find_task
 from providers import registry
 from providers.catalog.live import LiveCatalog

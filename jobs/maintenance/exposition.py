@@ -7,7 +7,7 @@ import redis
 from core.db import Database, make_engine
 from core.metrics.exposition import Cached, Exposition
 from core.metrics.redis_readings import reader_of
-from jobs.reads.fleet import Fleet
+from jobs.maintenance.fleet import Fleet
 
 
 def exposition_of(database_url: str, client: redis.Redis, *, prepare: bool) -> Exposition:
