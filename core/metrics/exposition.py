@@ -6,34 +6,63 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 
 from core.metrics import slots
 
+log = structlog.get_logger(__name__)
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 READ_EVERY_S = 5.0
+PATIENCE_S = 3.0  # less than the ten seconds that Prometheus waits for a scrape
 
 Source = Callable[[], Iterable[Metric]]
 
 
 class Cached:
-    """A source that is read at most once in ``every_s``, however many scrapes ask at a time."""
+    """A source that is read at most once in ``every_s``, however many scrapes ask at a time.
+
+    A scrape waits for the reading at most ``patience_s``, because a server that hangs must not cost the series that
+    need no server; it then gets ``instead``. The reading goes on, and no other begins before it has ended.
+    """
 
     def __init__(
-        self, read: Source, *, every_s: float = READ_EVERY_S, clock: Callable[[], float] = time.monotonic
+        self,
+        read: Source,
+        *,
+        instead: Source = tuple,
+        every_s: float = READ_EVERY_S,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read, self._every_s, self._clock = read, every_s, clock
+        self._read, self._instead, self._every_s, self._patience_s = read, instead, every_s, patience_s
+        self._clock = clock
         self._lock = threading.Lock()
         self._known: Sequence[Metric] = ()
         self._at: float | None = None
+        self._ended: threading.Event | None = None  # of the reading that goes on
 
     def __call__(self) -> Iterable[Metric]:
         with self._lock:
-            if self._at is None or self._clock() - self._at >= self._every_s:
-                self._known = list(self._read())
-                self._at = self._clock()
-            return self._known
+            if self._at is not None and self._clock() - self._at < self._every_s:
+                return self._known
+            if self._ended is None:
+                self._ended = threading.Event()
+                threading.Thread(target=self._run, args=(self._ended,), name="metrics-read", daemon=True).start()
+            ended = self._ended
+        return self._known if ended.wait(self._patience_s) else self._instead()
+
+    def _run(self, ended: threading.Event) -> None:
+        try:
+            known = list(self._read())
+        except Exception:
+            log.exception("metrics_not_read")
+            known = list(self._instead())
+        with self._lock:
+            self._known, self._at, self._ended = known, self._clock(), None
+        ended.set()
 
 
 class Exposition:

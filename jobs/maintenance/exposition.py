@@ -10,7 +10,12 @@ from core.metrics.redis_readings import reader_of
 from jobs.maintenance.fleet import Fleet
 
 
+# A query that the server may take four seconds for is cut off after twice that, where no answer comes at all.
+USE_TIMEOUT_S = 8.0
+
+
 def exposition_of(database_url: str, client: redis.Redis, *, prepare: bool) -> Exposition:
     """Build it, with one database connection of its own, so that a full pool does not hide that it is full."""
     engine = make_engine(database_url, pool_size=1, max_overflow=0, application_name="metrics", prepare=prepare)
-    return Exposition(Cached(Fleet(Database(engine)).metrics), Cached(reader_of(client)))
+    fleet = Fleet(Database(engine, use_timeout_s=USE_TIMEOUT_S))
+    return Exposition(Cached(fleet.metrics, instead=fleet.away), Cached(reader_of(client)))

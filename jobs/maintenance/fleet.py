@@ -160,11 +160,15 @@ class Fleet:
         try:
             rows = self._rows()
         except DatabaseAwayError:
-            return [ANSWERS.metric(((), 0.0))]
+            return self.away()
         except Exception:
             log.exception("fleet_not_read")
-            return [ANSWERS.metric(((), 0.0))]
+            return self.away()
         return [ANSWERS.metric(((), 1.0)), *_metrics(rows)]
+
+    def away(self) -> list[Metric]:
+        """What is told while the database does not answer."""
+        return [ANSWERS.metric(((), 0.0))]
 
     def _rows(self) -> Sequence[Any]:
         with self._database.transaction() as connection:

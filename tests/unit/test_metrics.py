@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 import requests
@@ -127,6 +128,22 @@ def test_scrapes_share_a_reading_for_some_seconds(declared: None) -> None:
     for now[0] in (0.0, 4.9, 5.0):
         seen.append(samples(exposition.text().decode())["t_read"])
     assert (seen, asked) == ([1, 1, 2], [2])
+
+
+def test_a_server_that_hangs_costs_its_own_series_alone(declared: None) -> None:
+    reading, away, hangs, asked = Reading("t_read", "Read."), Reading("t_away", "Away."), Event(), []
+
+    def read() -> list[Metric]:
+        asked.append(1)
+        hangs.wait(30)
+        return [reading.metric(((), 1.0))]
+
+    cached = Cached(read, instead=lambda: [away.metric(((), 1.0))], patience_s=0.05)
+    assert [each.name for each in cached()] == ["t_away"]
+    assert [each.name for each in cached()] == ["t_away"]
+    hangs.set()
+    cached._patience_s = 30
+    assert ([each.name for each in cached()], asked) == (["t_read"], [1])
 
 
 def test_the_port_answers_metrics_alone_and_wants_the_token(declared: None) -> None:
