@@ -15,7 +15,7 @@ from celery.worker.state import active_requests, reserved_requests
 
 from core.metrics.families import LONG, Counter, Gauge, Histogram
 
-ONLINE = Gauge("flower_worker_online", "Worker online status", ("worker",), mode="livemax")
+ONLINE = Gauge("flower_worker_online", "Worker online status", ("worker",), mode="max")
 EXECUTING = Gauge(
     "flower_worker_number_of_currently_executing_tasks",
     "Number of tasks currently executing at a worker",

@@ -10,7 +10,7 @@ import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 
-from core.metrics import slots
+from core.metrics import slots, snapshots
 
 log = structlog.get_logger(__name__)
 
@@ -74,9 +74,13 @@ class Exposition:
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""
         registry = CollectorRegistry(auto_describe=False)
-        for source in (slots.collect, *self._sources):
+        for source in (_counted, *self._sources):
             registry.register(_Collector(source))
         return generate_latest(registry)
+
+
+def _counted() -> Iterable[Metric]:
+    return snapshots.metrics(slots.collect())
 
 
 class _Collector:

@@ -1,21 +1,20 @@
 """Families of series: counters, gauges and histograms that a process keeps, and gauges that are read when asked for.
 
-Every family is declared once, at import, with its name, its help and the names of its labels. Its values begin with
-the first use, so that a process may choose before where they are kept (:mod:`core.metrics.slots`). Labels hold what is
+Every family is declared once, at import, with its name, its help and the names of its labels. Labels hold what is
 bounded by the code or the configuration; should one not be, a family has :data:`MOST` series and one for the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import prometheus_client
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 MOST = 2000
 OTHER = "other"
-Mode = Literal["livesum", "livemax"]
+Mode = Literal["sum", "max"]
 Kept = TypeVar("Kept", prometheus_client.Counter, prometheus_client.Gauge, prometheus_client.Histogram)
 
 # Seconds: of an answer, of an upstream's work, of a job's life.
@@ -37,8 +36,10 @@ class Family:
 FAMILIES: dict[str, Family] = {}
 
 
-class _Counted(Family, Generic[Kept]):
-    """A family whose values this process keeps."""
+class Counted(Family, Generic[Kept]):
+    """A family whose values this process keeps; ``mode``: how those of several processes become one."""
+
+    mode: Mode = "sum"
 
     def __init__(self, kind: str, name: str, text: str, labels: Sequence[str]) -> None:
         super().__init__(kind, name, text, labels)
@@ -69,7 +70,7 @@ class _Counted(Family, Generic[Kept]):
         return self._made.collect() if self._made is not None else ()
 
 
-class Counter(_Counted[prometheus_client.Counter]):
+class Counter(Counted[prometheus_client.Counter]):
     """Only grows, also over restarts of its process."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str] = ()) -> None:
@@ -79,7 +80,7 @@ class Counter(_Counted[prometheus_client.Counter]):
         return prometheus_client.Counter(self.name, self.text, self.labels, registry=None)
 
 
-class Histogram(_Counted[prometheus_client.Histogram]):
+class Histogram(Counted[prometheus_client.Histogram]):
     """How often which sizes came, in ``buckets``."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str] = (), *, buckets: Sequence[float] = SHORT) -> None:
@@ -90,15 +91,15 @@ class Histogram(_Counted[prometheus_client.Histogram]):
         return prometheus_client.Histogram(self.name, self.text, self.labels, buckets=self._buckets, registry=None)
 
 
-class Gauge(_Counted[prometheus_client.Gauge]):
+class Gauge(Counted[prometheus_client.Gauge]):
     """How it is now; of several processes that live, the sum or the greatest."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str] = (), *, mode: Mode = "livesum") -> None:
+    def __init__(self, name: str, text: str, labels: Sequence[str] = (), *, mode: Mode = "sum") -> None:
         super().__init__("gauge", name, text, labels)
-        self._mode: Mode = mode
+        self.mode = mode
 
     def _make(self) -> prometheus_client.Gauge:
-        return prometheus_client.Gauge(self.name, self.text, self.labels, multiprocess_mode=self._mode, registry=None)
+        return prometheus_client.Gauge(self.name, self.text, self.labels, registry=None)
 
 
 class Reading(Family):
@@ -113,3 +114,8 @@ class Reading(Family):
         for values, value in samples:
             family.add_metric(list(values), value)
         return family
+
+
+def kept() -> Iterable[Counted[Any]]:
+    """The families whose values this process keeps."""
+    return [family for family in list(FAMILIES.values()) if isinstance(family, Counted)]

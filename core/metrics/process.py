@@ -25,10 +25,10 @@ AWAY = Gauge(
     "darkroom_server_away",
     "1 while a process finds the server (database, redis, broker) away.",
     ("process", "server"),
-    mode="livemax",
+    mode="max",
 )
-DISK_FREE = Gauge("darkroom_disk_free_bytes", "Free space of the disk below DARKROOM_VAR.", mode="livemax")
-DISK_SIZE = Gauge("darkroom_disk_size_bytes", "Size of the disk below DARKROOM_VAR.", mode="livemax")
+DISK_FREE = Gauge("darkroom_disk_free_bytes", "Free space of the disk below DARKROOM_VAR.", mode="max")
+DISK_SIZE = Gauge("darkroom_disk_size_bytes", "Size of the disk below DARKROOM_VAR.", mode="max")
 PROCESSES = Gauge("darkroom_processes", "Processes that run, by kind and version.", ("process", "version"))
 
 SERVERS = ("database", "redis", "broker")

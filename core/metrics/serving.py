@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import structlog
 
+from core.metrics import slots
 from core.metrics.exposition import CONTENT_TYPE, Exposition
 
 log = structlog.get_logger(__name__)
@@ -63,12 +64,13 @@ class Upkeep:
                 return
 
     def once(self) -> None:
-        """Note every gauge, and take the port if no one has it. Never raises."""
+        """Note every gauge, write down what was counted, and take the port if no one has it. Never raises."""
         for note in self._notes:
             try:
                 note()
             except Exception:
                 log.exception("gauge_not_noted", note=getattr(note, "__name__", ""))
+        slots.save()
         if self._address is not None and self._server is None:
             self._serve(self._address)
 

@@ -9,7 +9,6 @@ from core.metrics.exposition import Cached, Exposition
 from core.metrics.redis_readings import reader_of
 from jobs.maintenance.fleet import Fleet
 
-
 # A query that the server may take four seconds for is cut off after twice that, where no answer comes at all.
 USE_TIMEOUT_S = 8.0
 

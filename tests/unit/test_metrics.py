@@ -18,7 +18,7 @@ from core.metrics import families
 from core.metrics.exposition import Cached, Exposition
 from core.metrics.families import FAMILIES, Counter, Reading
 from core.metrics.serving import Upkeep
-from core.metrics.slots import folder_of
+from core.metrics.slots import Slot, folder_of
 from tests.unit.test_docs import ROOT
 
 # A process that takes a slot and counts; it says what it has taken, answers one scrape and waits to be ended.
@@ -31,8 +31,10 @@ from core.metrics.exposition import Exposition
 from core.metrics.families import Counter, Gauge, Histogram
 made, much = Counter("t_made_total", "Made.", ("kind",)), float(sys.argv[2])
 held, took = Gauge("t_held", "Held."), Histogram("t_took_seconds", "Took.", buckets=(1.0, 5.0))
-print(slots.join(Path(sys.argv[1]), "web"), flush=True)
+slot = slots.join(Path(sys.argv[1]), "web")
 made.of("a").inc(much); held.of().set(much); took.of().observe(2)
+slots.save()
+print(slot, flush=True)
 for _ in sys.stdin:
     print(json.dumps(Exposition().text().decode()), flush=True)
 """
@@ -96,7 +98,27 @@ def test_processes_of_a_machine_answer_together_and_counters_outlive_them(tmp_pa
     finally:
         first.kill()
         second.kill()
-    assert len(list(folder_of(tmp_path).glob("counter_*.db"))) == 2
+    assert len(list(folder_of(tmp_path).glob("*.json"))) == 2
+
+
+def test_a_full_disk_costs_the_file_and_nothing_else(tmp_path: Path, declared: None) -> None:
+    Counter("t_full_total", "Full.").of().inc()
+    folder = tmp_path / "slots"
+    folder.mkdir()
+    with (folder / "web-0.lock").open("ab") as lock:
+        slot = Slot(folder, "web-0", lock)
+        slot.save()
+        before = (folder / "web-0.json").read_bytes()
+        (folder / "web-0.new").symlink_to("/dev/full")
+        slot.save()
+        assert (folder / "web-0.json").read_bytes() == before
+        assert slot.now()["t_full_total"].samples[("t_full_total", ())] == 1
+
+
+def test_a_file_that_is_damaged_is_no_end_of_a_start(tmp_path: Path) -> None:
+    (tmp_path / "web-0.json").write_text('{"t_total": ["counter", 7')
+    with (tmp_path / "web-0.lock").open("ab") as lock:
+        assert "t_total" not in Slot(tmp_path, "web-0", lock).now()
 
 
 def test_a_family_has_a_last_series_for_labels_without_bound(declared: None, monkeypatch: pytest.MonkeyPatch) -> None:
