@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 MOST = 2000
 OTHER = "other"
-Mode = Literal["sum", "max"]
+Mode = Literal["sum", "max", "min"]
 Kept = TypeVar("Kept", prometheus_client.Counter, prometheus_client.Gauge, prometheus_client.Histogram)
 
 # Seconds: of an answer, of an upstream's work, of a job's life.
@@ -92,7 +92,7 @@ class Histogram(Counted[prometheus_client.Histogram]):
 
 
 class Gauge(Counted[prometheus_client.Gauge]):
-    """How it is now; of several processes that live, the sum or the greatest."""
+    """How it is now; of several processes that live, the sum, the greatest or the least."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str] = (), *, mode: Mode = "sum") -> None:
         super().__init__("gauge", name, text, labels)

@@ -27,8 +27,9 @@ AWAY = Gauge(
     ("process", "server"),
     mode="max",
 )
-DISK_FREE = Gauge("darkroom_disk_free_bytes", "Free space of the disk below DARKROOM_VAR.", mode="max")
-DISK_SIZE = Gauge("darkroom_disk_size_bytes", "Size of the disk below DARKROOM_VAR.", mode="max")
+# The least: where the disk is full, what other processes have last written down is from before.
+DISK_FREE = Gauge("darkroom_disk_free_bytes", "Free space of the disk below DARKROOM_VAR.", mode="min")
+DISK_SIZE = Gauge("darkroom_disk_size_bytes", "Size of the disk below DARKROOM_VAR.", mode="min")
 PROCESSES = Gauge("darkroom_processes", "Processes that run, by kind and version.", ("process", "version"))
 
 SERVERS = ("database", "redis", "broker")

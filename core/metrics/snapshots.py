@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True, slots=True)
 class FamilySnapshot:
-    """A family and its samples. ``mode``: how those of several processes become one: sum, or max."""
+    """A family and its samples. ``mode``: how those of several processes become one: sum, max or min."""
 
     kind: str
     text: str
@@ -63,6 +64,9 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
     return found
 
 
+_TOGETHER: Mapping[str, Callable[[float, float], float]] = {"sum": add, "max": max, "min": min}
+
+
 def _add(known: FamilySnapshot, family: FamilySnapshot) -> None:
     samples: dict[Key, float] = known.samples  # type: ignore[assignment] # made by merged()
     for key, value in family.samples.items():
@@ -70,7 +74,7 @@ def _add(known: FamilySnapshot, family: FamilySnapshot) -> None:
         if before is None:
             samples[key] = value
         else:
-            samples[key] = max(before, value) if known.mode == "max" else before + value
+            samples[key] = _TOGETHER[known.mode](before, value)
 
 
 def metrics(snapshot: Snapshot) -> Iterable[Metric]:

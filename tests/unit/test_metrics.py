@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
+from typing import cast
 
 import pytest
 import requests
+from app_doubles import MINE, job_id, make_edge
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.metrics import families
+from accounts.callers import Callers
+from app.callers import with_metrics_token
+from app.http import metering
+from core.metrics import families, snapshots
 from core.metrics.exposition import Cached, Exposition
-from core.metrics.families import FAMILIES, Counter, Reading
+from core.metrics.families import FAMILIES, Counter, Gauge, Mode, Reading, kept
 from core.metrics.serving import Upkeep
 from core.metrics.slots import Slot, folder_of
 from tests.unit.test_docs import ROOT
@@ -99,6 +106,18 @@ def test_processes_of_a_machine_answer_together_and_counters_outlive_them(tmp_pa
         first.kill()
         second.kill()
     assert len(list(folder_of(tmp_path).glob("*.json"))) == 2
+
+
+def test_gauges_of_several_processes_are_their_sum_or_the_worst_of_them(declared: None) -> None:
+    found = []
+    for value in (3.0, 1.0):
+        modes: tuple[Mode, ...] = ("sum", "max", "min")
+        for mode in modes:
+            FAMILIES.pop(f"t_{mode}", None)
+            Gauge(f"t_{mode}", "Noted.", mode=mode).of().set(value)
+        found.append(snapshots.taken([each for each in kept() if each.name in ("t_sum", "t_max", "t_min")]))
+    together = snapshots.merged(found)
+    assert {name: each.samples[(name, ())] for name, each in together.items()} == {"t_sum": 4, "t_max": 3, "t_min": 1}
 
 
 def test_a_full_disk_costs_the_file_and_nothing_else(tmp_path: Path, declared: None) -> None:
@@ -202,3 +221,83 @@ def test_the_port_passes_on_to_another_process(declared: None) -> None:
     second.once()
     assert second.port == first.port
     second.stop()
+
+
+# ---------------------------------------------------------------- the API's route, and the page
+
+
+def test_metrics_are_for_admins_and_the_bearer_of_the_token() -> None:
+    edge = make_edge()
+    assert edge.client.get("/metrics").status_code == 401
+    assert edge.client.get("/metrics", headers=MINE).json["code"] == "scope_missing"
+    answer = edge.client.get("/metrics", headers={"Authorization": "Bearer dk_admin_secret"})
+    assert answer.status_code == 200
+    told = samples(answer.text)
+    assert told["darkroom_http_requests_total,code=401,method=GET,route=/metrics"] >= 1
+    assert told["darkroom_http_request_duration_seconds_count,route=/metrics"] >= 2
+
+
+def test_the_token_reads_metrics_and_nothing_else() -> None:
+    class NoKeys:
+        def authenticate(self, _token: str) -> None:
+            return None
+
+        def knows(self, _token: str) -> bool:
+            return False
+
+    callers = with_metrics_token(cast(Callers, NoKeys()), "the token")
+    reader = callers.authenticate("the token")
+    assert (reader and reader.scopes, callers.knows("the token")) == ({"metrics"}, True)
+    assert callers.authenticate("another") is None
+
+
+def test_a_route_is_its_pattern_and_what_is_no_route_is_one_series() -> None:
+    edge = make_edge()
+    for path in (f"/api/images/tasks/{job_id(1)}", "/no/such/way", "/nor/this"):
+        edge.client.get(path, headers=MINE)
+    routes = {each.labels["route"] for metric in metering.REQUESTS.collect() for each in metric.samples}
+    assert {"/api/images/tasks/<job_id>", "none"} <= routes
+    assert not [route for route in routes if "job_0" in route or "such" in route]
+
+
+# Every module that declares families; importing them is what declares them.
+DECLARING = sorted(
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for name in ("app", "core", "jobs", "webhooks", "storage", "workers")
+    for path in (ROOT / name).rglob("*.py")
+    if re.search(r"^\w+ = (Counter|Gauge|Histogram|Reading)\(", path.read_text(), re.MULTILINE)
+)
+
+
+def test_the_page_has_a_row_for_every_series_and_no_other() -> None:
+    for module in DECLARING:
+        importlib.import_module(module)
+    page = (ROOT / "docs" / "operating.md").read_text()
+    rows = re.findall(r"^\| `((?:darkroom|flower)_\w+)` \| (\w+) \| (.+?) \| (.+) \|$", page, re.MULTILINE)
+    ours = {name: each for name, each in FAMILIES.items() if not name.startswith("t_")}
+    labels = {name: ", ".join(f"`{label}`" for label in each.labels) or "none" for name, each in ours.items()}
+    assert rows == [(name, ours[name].kind, labels[name], ours[name].text) for name in sorted(ours)]
+
+
+def test_rules_and_panels_ask_for_series_that_exist() -> None:
+    for module in DECLARING:
+        importlib.import_module(module)
+    known = {
+        name + end
+        for name, each in FAMILIES.items()
+        for end in (("_bucket", "_sum", "_count") if each.kind == "histogram" else ("",))
+    }
+    files = [ROOT / "deploy" / "prometheus" / "alerts.yml", ROOT / "deploy" / "grafana" / "darkroom.json"]
+    asked = {name for path in files for name in re.findall(r"\b(?:darkroom|flower)_[a-z_]+", path.read_text())}
+    assert asked <= known
+    page = (ROOT / "docs" / "on-call.md").read_text()
+    assert set(re.findall(r"`((?:darkroom|flower)_[a-z_]+)", page)) <= set(FAMILIES)
+
+
+def test_no_family_has_a_label_without_a_bound() -> None:
+    for module in DECLARING:
+        importlib.import_module(module)
+    bounded = {"method", "route", "code", "provider", "operation", "state", "why", "kind", "class", "work", "backlog"}
+    bounded |= {"outcome", "credential", "invariant", "process", "pool", "server", "version", "verb", "worker", "task"}
+    bounded |= {"loop", "reason"}
+    assert {label for name, each in FAMILIES.items() if not name.startswith("t_") for label in each.labels} <= bounded
