@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
 
-from flask import Flask, Response, g
+from flask import Flask, Response
 from flask.globals import request_ctx
 
 from core.metrics.families import SHORT, Counter, Gauge, Histogram
@@ -23,17 +25,18 @@ REQUEST_SECONDS = Histogram(
     ("route",),
     buckets=SHORT,
 )
-AT_WORK = Gauge("darkroom_http_requests_in_flight", "Requests that are at work, without streams that are being sent.")
+AT_WORK = Gauge("darkroom_http_requests_in_flight", "Requests that are at work, without answers that are being sent.")
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 NO_ROUTE, OTHER_METHOD = "none", "other"
 EXTENSION = "darkroom_requests_at_work"
+_BEGAN = "darkroom.counted_from"
 # ``<operation:operation>`` is ``<operation>`` to a reader.
 _CONVERTER = re.compile(r"<[^<>:]+:")
 
 
 class _AtWork:
-    """How many requests of this process are at work; a number of its own, because it is written twice a request."""
+    """How many requests of this process are at work; a number of its own, because it changes twice a request."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -43,31 +46,36 @@ class _AtWork:
 
 
 def install(app: Flask) -> None:
-    """Count every request of the app. Call it before the guard: what comes after an answer runs in reverse."""
+    """Count every request of the app."""
     at_work = app.extensions[EXTENSION] = _AtWork()
-    patterns = {rule.rule: _CONVERTER.sub("<", rule.rule) for rule in app.url_map.iter_rules()}
+    inner = app.wsgi_app
 
-    def enter() -> None:
+    def counted(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ[_BEGAN] = time.perf_counter()
         at_work.requests += 1
-        g.counted_from = time.perf_counter()
-
-    def leave(response: Response) -> Response:
-        asked = request_ctx.request
-        rule = asked.url_rule
-        route = NO_ROUTE if rule is None else patterns.get(rule.rule) or _CONVERTER.sub("<", rule.rule)
-        method = asked.method if asked.method in METHODS else OTHER_METHOD
-        REQUESTS.of(method, route, str(response.status_code)).inc()
-        if (began := g.get("counted_from")) is not None:
-            REQUEST_SECONDS.of(route).observe(time.perf_counter() - began)
-        return response
-
-    def end(_error: BaseException | None) -> None:
-        if "counted_from" in g:
+        try:
+            return inner(environ, start_response)
+        finally:
             at_work.requests -= 1
 
-    app.before_request(enter)
-    app.after_request(leave)
-    app.teardown_request(end)
+    app.wsgi_app = counted  # type: ignore[method-assign]
+    app.after_request(_count)
+
+
+def _count(response: Response) -> Response:
+    asked = request_ctx.request  # looked up once: every use of Flask's proxy costs
+    rule = asked.url_rule
+    route = NO_ROUTE if rule is None else _pattern(rule.rule)
+    method = asked.method if asked.method in METHODS else OTHER_METHOD
+    REQUESTS.of(method, route, str(response.status_code)).inc()
+    if (began := asked.environ.get(_BEGAN)) is not None:
+        REQUEST_SECONDS.of(route).observe(time.perf_counter() - began)
+    return response
+
+
+@cache
+def _pattern(rule: str) -> str:
+    return _CONVERTER.sub("<", rule)
 
 
 def note_of(app: Flask) -> Callable[[], None]:

@@ -17,7 +17,7 @@ from core.metrics.exposition import CONTENT_TYPE, Exposition
 
 log = structlog.get_logger(__name__)
 
-NOTE_EVERY_S = 2.0
+NOTE_EVERY_S = 5.0
 REQUEST_TIMEOUT_S = 10.0
 
 
