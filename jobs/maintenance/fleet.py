@@ -82,8 +82,10 @@ held AS (
 )
 SELECT 'jobs' AS name, provider AS a, state AS b, CAST(jobs AS float) AS value, CAST(NULL AS text) AS document FROM live
 UNION ALL
-SELECT 'oldest', live.provider, live.state, extract(epoch FROM statement_timestamp() - j.created_at), NULL
-FROM live JOIN jobs AS j ON j.id = live.first
+-- A subquery, which is a look by the primary key; a join may read the whole table.
+SELECT 'oldest', live.provider, live.state,
+    extract(epoch FROM statement_timestamp() - (SELECT j.created_at FROM jobs AS j WHERE j.id = live.first)), NULL
+FROM live
 UNION ALL
 SELECT 'poll_lag', provider, NULL, greatest(0, extract(epoch FROM statement_timestamp() - min(due_at))), NULL
 FROM jobs WHERE status = 'waiting' GROUP BY provider
