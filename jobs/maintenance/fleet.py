@@ -52,7 +52,7 @@ CREDENTIAL_PAUSED = Reading(
     "darkroom_credential_paused", "1 while an operator has paused the credential.", ("credential",)
 )
 CIRCUIT = Reading("darkroom_provider_circuit_open", "1 while the provider's circuit is open.", ("provider",))
-BLOBS_LEFT = Reading("darkroom_blobs_to_delete", "Blobs that are still to be deleted.")
+BLOBS_LEFT = Reading("darkroom_blobs_to_delete", "Blobs that are still to be deleted, counted up to 10,000.")
 AUDIT_FINDINGS = Reading(
     "darkroom_audit_findings", "Broken invariants that the last audit found: drift.", ("invariant",)
 )
@@ -124,7 +124,7 @@ FROM (VALUES ('alive'), ('silent')) AS state(name) LEFT JOIN workers AS w
     ON (w.heartbeat_at > statement_timestamp() - make_interval(secs => :dead_s)) = (state.name = 'alive')
 GROUP BY state.name
 UNION ALL
-SELECT 'blobs_left', NULL, NULL, count(*), NULL FROM doomed_blobs
+SELECT 'blobs_left', NULL, NULL, count(*), NULL FROM (SELECT 1 FROM doomed_blobs LIMIT 10000) AS left_over
 UNION ALL
 SELECT 'check', name, NULL, extract(epoch FROM statement_timestamp() - at), value FROM marks
 WHERE name IN (:audit, :catalog)
