@@ -21,6 +21,7 @@ from app.api import (
     health,
     hooks,
     images,
+    metrics,
     models,
     openapi,
     prompts,
@@ -36,7 +37,7 @@ from app.api import (
 from app.dialects import registered
 from app.dialects.openai.calls import OPENAI, OpenAiOptions
 from app.dialects.replicate.names import UnknownVersionError, names_of
-from app.http import access, auth, cors, dialect, errors, limits, links, traces
+from app.http import access, auth, cors, dialect, errors, limits, links, metering, traces
 from app.http.endpoint import check_described
 from app.http.held import HOLD, Hold
 from app.http.readiness import Readiness
@@ -119,10 +120,11 @@ def build(settings: Settings, services: Services) -> Flask:
     cors.install(app, _origins(settings))
     if settings.access_log:
         access.install(app)  # before the guard: what comes after an answer runs in reverse
+    metering.install(app)
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
         *(submit, tasks, batches, rerun, events, images, uploads, models, providers, quota, usage),
-        *(prompts, webhooks, admin, admin_accounts, admin_keys, admin_tasks, hooks, health, docs_page),
+        *(prompts, webhooks, admin, admin_accounts, admin_keys, admin_tasks, metrics, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
     for blueprint in registered.BLUEPRINTS:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from accounts.keys import Caller
 from app import deletion
-from app.callers import build_callers
+from app.callers import build_callers, with_metrics_token
 from app.connections import Connections
 from app.enhancement import Enhancer
 from app.http import readiness
@@ -29,12 +29,15 @@ from app.streams.following import Following
 from app.task_reads import TaskReads
 from core import outages
 from core.db import HOT_TIMEOUT_S, Database, make_engine
+from core.metrics import process
+from core.metrics.exposition import Exposition
 from core.outbound.untrusted import Policy
 from core.redis import make_client
 from core.settings import Settings
 from core.signing_keys import SigningKeys
 from jobs.batches.feeder import Feeder
 from jobs.execution.callbacks import Callbacks
+from jobs.maintenance.exposition import exposition_of
 from jobs.reads import files as read_files
 from jobs.reads import tasks
 from jobs.reads.waiting import Pauses, Queued, WaitingFor
@@ -51,6 +54,7 @@ from providers.catalog.live import LiveCatalog
 from providers.orders.schema import order_schema
 from providers.shared.signatures import SECRET_VARIABLES
 from storage.base import MediaLimits, Store, StoredImage
+from storage.counts import note_decoders
 from storage.media import Media
 from storage.opening import open_store
 from webhooks.receivers import policy as webhook_policy
@@ -88,7 +92,8 @@ class Services:
     and ``file_lines`` reads the bytes of one, ``feeder`` submits the lines of a batch whose caller waits.
     ``cancel_charge``: what a cancelled job costs whose upstream could not be stopped. ``checks`` return None or what is
     wrong. ``wait`` estimates how long a queued task will wait for its start, ``waiting`` which pause it waits behind;
-    ``service_s`` says how long jobs of models took lately, by id, where that was measured.
+    ``service_s`` says how long jobs of models took lately, by id, where that was measured. ``exposition`` answers
+    scrapes, ``notes`` set the gauges of this process.
     """
 
     authenticate: Callable[[str], Caller | None]
@@ -121,6 +126,8 @@ class Services:
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
     waiting: Callable[[Queued], WaitingFor | None] = lambda _task: None
     service_s: Callable[[Sequence[Model]], Mapping[str, float]] = lambda _models: {}
+    exposition: Exposition = field(default_factory=Exposition)
+    notes: Sequence[Callable[[], None]] = ()
 
     @property
     def catalog(self) -> Catalog:
@@ -170,7 +177,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     references = references_of(settings, database, store, media, links_of(settings, signer).path_of)
     submission = submission_of(settings, database, catalogs, references, configured=configured, receivers=receivers)
     cancel_charge: Literal["full", "none"] = "none" if settings.cancel_charge == "none" else "full"
-    callers = build_callers(settings, database)
+    callers = with_metrics_token(build_callers(settings, database), settings.metrics_token)
     return Services(
         authenticate=callers.authenticate,
         knows_key=callers.knows,
@@ -230,6 +237,12 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         wait=estimates.of,
         waiting=Pauses(database).of,
         service_s=estimates.service_s,
+        exposition=exposition_of(settings.database_url, make_client(settings.redis_url), prepare=settings.db_prepare),
+        notes=[
+            process.note_process("web", settings.var),
+            process.note_pool("web", "main", database.engine),
+            note_decoders("web", media.decoders),
+        ],
     )
 
 

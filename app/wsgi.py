@@ -12,8 +12,11 @@ import sys
 from flask import Flask
 
 from app import create_app
+from app.http import metering
 from app.services import build
 from core import first_contact, logging, settings
+from core.metrics import slots
+from core.metrics.serving import Upkeep
 from core.tracing import switch
 from providers.catalog.reading import CatalogError
 
@@ -29,11 +32,21 @@ def _make() -> Flask:
         environ = settings.with_dotenv(os.environ)
         switch.start("darkroom-web", environ, wanted=configuration.traces)
         first_contact.check(configuration.database_url)
-        return create_app(configuration, build(configuration, environ))
+        slots.join(configuration.var, "web")
+        services = build(configuration, environ)
+        made = create_app(configuration, services)
+        Upkeep(
+            services.exposition,
+            [*services.notes, metering.note_of(made)],
+            address=configuration.metrics_address,
+            token=configuration.metrics_token,
+        ).start()
     except (settings.SettingsError, CatalogError) as error:
         reason = str(error)
     except first_contact.DatabaseRefusesError as error:
         reason = error.detail
+    else:
+        return made
     print(f"darkroom web: {reason}", file=sys.stderr, flush=True)  # noqa: T201 (no log is set up without settings)
     sys.exit(WILL_NOT_BOOT)
 

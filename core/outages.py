@@ -27,6 +27,11 @@ class Outage:
         self._since: float | None = None
         self._back_at: float | None = None
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the server is away, as far as this process has seen."""
+        return self._since is not None
+
     def away(self, **facts: object) -> None:
         """Note a failure; logs ``<server>_away`` with ``facts`` if it is the first one."""
         if self._since is not None:

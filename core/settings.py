@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", alias="DARKROOM_HOST")
     port: Port = Field(default=8000, alias="DARKROOM_PORT")
     flower_port_set: MaybePort = Field(default=None, alias="DARKROOM_FLOWER_PORT")
+    # The path below which Flower answers behind a proxy, without slashes around it
+    flower_prefix: str = Field(default="", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$", alias="DARKROOM_FLOWER_PREFIX")
     sandbox_port_set: MaybePort = Field(default=None, alias="DARKROOM_SANDBOX_PORT")
     postgres_port_set: MaybePort = Field(default=None, alias="DARKROOM_POSTGRES_PORT")
     redis_port_set: MaybePort = Field(default=None, alias="DARKROOM_REDIS_PORT")
@@ -102,6 +104,12 @@ class Settings(BaseSettings):
     access_log: bool = Field(default=False, alias="DARKROOM_ACCESS_LOG")
     # Traces by OpenTelemetry, to where its own variables say; where left out, they are on once those say where
     traces: MaybeFlag = Field(default=None, alias="DARKROOM_TRACES")
+    # A port of its own for /metrics, which one process of each machine serves; and who may read them
+    metrics_port: MaybePort = Field(default=None, alias="DARKROOM_METRICS_PORT")
+    metrics_host: str = Field(default="127.0.0.1", alias="DARKROOM_METRICS_HOST")
+    metrics_token_set: MaybeSecret = Field(default=None, alias="DARKROOM_METRICS_TOKEN")
+    # How often one worker of the fleet runs the audit; 0 is never
+    audit_hours: float = Field(default=24, ge=0, le=8760, alias="DARKROOM_AUDIT_HOURS")
 
     # Prices: unit price = catalogue cost x markup, at least the minimum; 1 credit = 1 US cent
     markup: float = Field(default=1.0, gt=0, alias="DARKROOM_MARKUP")
@@ -264,6 +272,15 @@ class Settings(BaseSettings):
         return self.signing_keys_set.get_secret_value() if self.signing_keys_set else None
 
     @property
+    def metrics_token(self) -> str | None:
+        return self.metrics_token_set.get_secret_value() if self.metrics_token_set else None
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Where /metrics has a port of its own; None where it has none."""
+        return None if self.metrics_port is None else (self.metrics_host, self.metrics_port)
+
+    @property
     def blobs_dir(self) -> Path:
         return self.var / "blobs"
 
@@ -293,6 +310,7 @@ def _psycopg(url: str, variable: str) -> str:
 # _FILE behind it. No name of others' that ends in _FILE looks like that, but the one below.
 _SECRET_ENDS = ("_API_KEY", "_API_TOKEN", "_SECRET", "_ACCESS_KEY", "_ACCESS_KEY_ID", "_SESSION_TOKEN", "_AUTH")
 _SECRETS = (
+    "DARKROOM_METRICS_TOKEN",
     "DATABASE_URL",
     "DARKROOM_MIGRATE_DATABASE_URL",
     "REDIS_URL",

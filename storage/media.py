@@ -132,6 +132,10 @@ class Media:
             self._store.delete(variant)
         self._store.delete(key)
 
+    def decoders(self) -> tuple[int, int]:
+        """How many decoders are at work, and how many may be."""
+        return self._pool.load()
+
     def sweep(self) -> int:
         """Remove files that killed decoders left in staging; how many. Retention calls it once a minute."""
         return sweep_folder(self._staging)

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from storage import decoder_protocol
+from storage import counts, decoder_protocol
 from storage.base import BlobNotFoundError, MediaBusyError, MediaError, MediaLimits, StorageUnavailableError
 from storage.decoder_protocol import DecodeRequest
 
@@ -216,6 +216,7 @@ class DecoderPool:
 
         Raises: MediaError, BlobNotFoundError, MediaBusyError, StorageUnavailableError.
         """
+        began = time.monotonic()
         decoder = self._take()
         good: Decoder | None = None
         try:
@@ -232,6 +233,7 @@ class DecoderPool:
                     good = decoder
                     return _without_error(reply)
         finally:
+            counts.DECODE_SECONDS.of(request.verb).observe(time.monotonic() - began)
             self._give_back(good)
             if decoder is not None and decoder is not good:
                 decoder.kill()  # left in the middle of a request, for example by a killed greenlet
@@ -242,6 +244,7 @@ class DecoderPool:
         try:
             decoder = self._idle.get(timeout=self._limits.decoder_queue_s)
         except queue.Empty:
+            counts.DECODERS_BUSY.of().inc()
             raise MediaBusyError("every decoder is busy") from None
         if self._is_closed:
             self._idle.put(None)
@@ -265,6 +268,10 @@ class DecoderPool:
             if self._pid != os.getpid():
                 self._left_to_parent.append(self._idle)
                 self._open_queue()
+
+    def load(self) -> tuple[int, int]:
+        """How many decoders are at work, and how many may be."""
+        return self._size - self._idle.qsize(), self._size
 
     def idle_pids(self) -> list[int]:
         """Process ids of the idle decoders."""

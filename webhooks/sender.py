@@ -26,7 +26,7 @@ from core.outbound.untrusted import ADDRESS_REFUSED, Policy, post
 from core.outbound.urls import UnsafeUrlError
 from core.tracing import Span
 from core.wire import json_text, rfc3339
-from webhooks import installation_key, outbox, schedule, secrets
+from webhooks import counts, installation_key, outbox, schedule, secrets
 from webhooks.forms import BATCH_EVENTS, TEST, Form, Links, Message
 from webhooks.outbox import Outcome, Taken, Waiting
 
@@ -186,6 +186,7 @@ class Sender(Generic[TaskT]):
     def _drop(self, taken: Taken, error: str) -> None:
         with self._database.hot() as hot:
             outbox.drop(hot, taken.id, error)
+        counts.ATTEMPTS.of("dropped").inc()
         log.info("webhook_dropped", message_id=taken.id, job_id=taken.job_id, code=error)
 
     def _made(self, taken: Taken) -> tuple[bytes, Mapping[str, str]] | None:
@@ -294,6 +295,9 @@ def _tell(taken: Taken, outcome: Outcome, disabled_as: str | None) -> None:
         "ms": outcome.duration_ms,
     }
     told = {name: value for name, value in facts.items() if value is not None}
+    ended = "delivered" if outcome.error is None else "failed" if outcome.wait_s is None else "put_off"
+    counts.ATTEMPTS.of(ended).inc()
+    counts.ATTEMPT_SECONDS.of().observe(outcome.duration_ms / 1000)
     if outcome.error is None:
         log.info("webhook_delivered", **told)
     elif outcome.wait_s is None:

@@ -22,6 +22,7 @@ import structlog
 from celery.signals import celeryd_after_setup, setup_logging
 from gevent.hub import Hub
 
+from core.metrics import slots
 from core.settings import SettingsError
 from core.tracing import switch
 from core.version import VERSION
@@ -48,6 +49,7 @@ def _start() -> None:
     switch.start("darkroom-worker", wiring.environment(), wanted=settings.traces)
     open_files.raise_limit()
 
+    slots.join(settings.var, "worker")
     wiring.check_start()
 
     from workers.broker import transports

@@ -76,6 +76,10 @@ class Bulkheads:
         """How many paid calls are received and not yet ended."""
         return self._load.total()
 
+    def paused(self) -> int:
+        """How many queues are not read at present."""
+        return len(self._paused)
+
     def _full(self, queue: str) -> bool:
         return self._load[queue] >= self.provider_slots or self.busy() >= self.paid_slots
 

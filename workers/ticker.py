@@ -25,10 +25,10 @@ from jobs import states
 from jobs.batches import moves
 from jobs.dispatch import due, heartbeats, publishing, refill
 from jobs.execution.poll import poll_provider
-from jobs.maintenance import catalog_check, retention, sweep
+from jobs.maintenance import audit_check, catalog_check, retention, sweep
 from jobs.states import Nudge, Signal
 from storage.base import StorageUnavailableError
-from workers import drain, stepping, wiring
+from workers import drain, metering, stepping, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
 from workers.celery_app import app
 from workers.flower.task_events import RUN
@@ -117,6 +117,9 @@ class Ticker:
             # The first look is late, because a fleet that starts has better things to do.
             self._start("catalog", self.check_catalog, catalog_check.LOOK_EVERY_S)
 
+        if _settings.audit_hours:
+            self._start("audit", self.audit, audit_check.LOOK_EVERY_S)
+
     def stop(self) -> None:
         self._stop.set()
         wiring.sender().stop()
@@ -195,6 +198,12 @@ class Ticker:
         """Compare the catalogue with the upstreams' lists; one worker of the fleet does this, once a day."""
         catalog_check.check_in_turn(self._context, every_s=_settings.catalog_check_hours * 3600)
 
+    def audit(self) -> None:
+        """Check every invariant of money and jobs; one worker of the fleet does this, once a day."""
+        audit_check.check_in_turn(
+            self._context.database, owner=self._context.owner, every_s=_settings.audit_hours * 3600
+        )
+
     def _publish(self, signals: Sequence[Signal]) -> None:
         """Publish signals; jobs whose messages cannot be sent are marked unpublished again, for the next round."""
         if self._context.publish(signals):
@@ -210,12 +219,17 @@ def _loop(name: str, step: Callable[[], None], waits: tuple[float, float], until
     wait_s, every_s = waits
     while not until.wait(wait_s * random.uniform(0.8, 1.2)):
         wait_s = every_s
+        began = time.monotonic()
         try:
             step()
         except DatabaseAwayError as error:
+            metering.CLOCK_FAILURES.of(name, "database_away").inc()
             log.debug("clock_waits_for_database", loop=name, detail=error.detail)  # core/db.py tells of the outage
         except Exception:
+            metering.CLOCK_FAILURES.of(name, "fault").inc()
             log.exception("clock_step_failed", loop=name)
+        else:
+            metering.CLOCK_SECONDS.of(name).observe(time.monotonic() - began)
 
 
 def _epoch() -> str | None:
@@ -292,8 +306,13 @@ _BULKHEADS = Bulkheads(
 
 
 def fit(celery: Any = app) -> None:
-    """Add the ticker and the bulkheads to the worker that is about to start."""
+    """Add the ticker, the bulkheads and what counts to the worker that is about to start."""
     install(_BULKHEADS)
+    meter = metering.TaskMeter(wiring.node_name())
+    meter.connect()
+    room = wiring.worker_context().collecting.room
+    load = metering.note_load(wiring.node_name(), _BULKHEADS.busy, _BULKHEADS.paused, room)
+    wiring.metrics_upkeep(meter.note, load).start()
     celery.steps["worker"].add(TickerStep)
     celery.steps["consumer"].add(BulkheadStep)
     celery.steps["consumer"].add(CanaryStep)

@@ -20,6 +20,8 @@ from core import first_contact, outages
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
 from core.ids import new_id
+from core.metrics import process
+from core.metrics.serving import Upkeep
 from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
 from core.signing_keys import SigningKeys
@@ -29,6 +31,7 @@ from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.errors import JobNotFoundError
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.context import WorkerContext
+from jobs.maintenance.exposition import exposition_of
 from jobs.maintenance.retention import Retention
 from jobs.reads.batches import LineDialect, told_of
 from jobs.reads.tasks import Task, find_task
@@ -36,6 +39,7 @@ from jobs.submission.building import references_of, submission_of
 from providers import registry
 from providers.catalog.live import LiveCatalog
 from providers.configured import configured_names, prompt_model
+from storage.counts import note_decoders
 from storage.media import Media, MediaLimits
 from storage.opening import open_store
 from webhooks.forms import STANDARD, Form
@@ -224,6 +228,19 @@ def _task_or_none(connection: Connection, account_id: str, job_id: str) -> Task 
     with suppress(JobNotFoundError):
         return find_task(connection, account_id, job_id)
     return None
+
+
+def metrics_upkeep(*notes: Callable[[], None]) -> Upkeep:
+    """Return what notes this process's gauges, ``notes`` among them, and serves the port of the metrics."""
+    values = settings()
+    known = [
+        process.note_process("worker", values.var),
+        process.note_pool("worker", "main", database().engine),
+        process.note_pool("worker", "clock", ticker_database().engine),
+        note_decoders("worker", worker_context().media.decoders),
+    ]
+    exposition = exposition_of(values.database_url, make_client(values.redis_url), prepare=values.db_prepare)
+    return Upkeep(exposition, [*known, *notes], address=values.metrics_address, token=values.metrics_token)
 
 
 def announce_credentials(context: WorkerContext) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from flask import Flask
 from pydantic import BaseModel
 
-Scope = Literal["jobs:read", "jobs:write", "usage:read", "webhooks", "admin"]
+Scope = Literal["jobs:read", "jobs:write", "usage:read", "webhooks", "metrics", "admin"]
 Pace = Literal["submit", "read", "enhance", "account"]
 View = TypeVar("View", bound=Callable[..., Any])
 

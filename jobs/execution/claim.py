@@ -56,6 +56,7 @@ class Claimed:
     nudges: Sequence[Nudge]
     keep_until: float  # time.monotonic(): until when to retry storing images that only this process has
     sent: bool = False  # whether a paid call may have left
+    answered_at: float | None = None  # time.monotonic(): the latest answer of an upstream
 
 
 def claim(context: WorkerContext, job_id: str) -> Claimed | None:

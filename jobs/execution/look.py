@@ -6,19 +6,20 @@ A call whose answer was lost is searched for if its upstream can be searched (``
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from core import failpoints
 from core.parallel import side_by_side
+from jobs import counts
 from jobs.call import Call
-from jobs.execution import recovery
+from jobs.execution import recovery, upstream_time
 from jobs.execution.context import WorkerContext
 from jobs.reads.worker import LiveJob
 from jobs.states import Outcome
 from providers.base import Accepted, CheckResult, Provider, Running
 from providers.catalog.entries import Recovery
-from providers.errors import NotRun, ProviderError, Unidentifiable
+from providers.errors import NotRun, ProviderError, Uncertain, Unidentifiable
 from providers.http import answers
 from providers.registry import UnknownCredentialError
 from storage.base import BlobNotFoundError, StorageUnavailableError
@@ -69,10 +70,20 @@ def _ask_upstream(context: WorkerContext, credential_id: str, pairs: Sequence[Pa
     lost = [(job, call) for job, call in pairs if searched and _is_lost(call)]
     known = [(job, call) for job, call in pairs if not (searched and _is_lost(call))]
     with answers.listening(on=context.keep_raw):
-        found = provider.check_many([call for _, call in known]) if known else {}
+        found = _checked(provider, [call for _, call in known]) if known else {}
     failpoints.hit("look.answered")
     looks = [Look(job, call, found.get(call.id, NotRun("not_answered"))) for job, call in known]
     return looks + side_by_side(lambda pair: _search(context, provider, *pair), lost)
+
+
+def _checked(provider: Provider, calls: list[Call]) -> Mapping[str, CheckResult]:
+    """What the upstream says of each call; errors are counted where the request itself was in vain."""
+    with upstream_time.measured(provider.name, "check"):
+        found = provider.check_many(calls)
+    for answer in found.values():
+        if isinstance(answer, NotRun | Uncertain):
+            counts.upstream_error(provider.name, "check", answer)
+    return found
 
 
 def _is_lost(call: Call) -> bool:

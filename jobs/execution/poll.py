@@ -21,7 +21,7 @@ from jobs import states
 from jobs.call import Call
 from jobs.dispatch import due
 from jobs.errors import StaleJobError
-from jobs.execution import collect, log_fields, outcomes, recovery, spans
+from jobs.execution import collect, log_fields, outcomes, recovery, spans, upstream_time
 from jobs.execution.cancelling import cancel_calls
 from jobs.execution.collect import Made
 from jobs.execution.context import WorkerContext
@@ -53,6 +53,7 @@ class Seen:
     made: list[Made] = field(default_factory=list)
     began_ns: int = field(default_factory=time.time_ns)
     looked_ns: int = 0  # when the upstream had answered; like ``began_ns`` by the clock of this machine
+    looked_at: float | None = None  # time.monotonic(): when its upstream had answered
 
     @property
     def idle(self) -> bool:
@@ -126,7 +127,9 @@ def _collect(context: WorkerContext, ready: Sequence[Seen]) -> list[Signal]:
         except Exception:
             log.exception("collecting_crashed", job_id=each.job.id)
             return
-        signals.extend(_move_on(context, each, collected_s=time.monotonic() - began))
+        moved = _move_on(context, each, collected_s=time.monotonic() - began)
+        upstream_time.note_own_delay(each.job.provider, moved, answered_at=each.looked_at)
+        signals.extend(moved)
 
     def renew(left: Sequence[Seen]) -> None:
         try:
@@ -159,6 +162,7 @@ def _move_on(context: WorkerContext, seen: Seen, *, collected_s: float | None = 
 def _sort(context: WorkerContext, seen: Seen, found: Look) -> None:
     """Sort a result into images to fetch and outcomes to record. Never raises, so the rest of the batch goes on."""
     seen.looks.append(found)
+    seen.looked_at = time.monotonic()
     if isinstance(found.answer, Finished):
         seen.made.append(Made(found.call, found.answer.images, found.answer))
         return

@@ -16,9 +16,10 @@ from core import failpoints
 from core.db import Statement
 from core.errors import DatabaseAwayError
 from core.parallel import side_by_side
+from jobs import counts
 from jobs.call import Call
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.execution import adjusting, collect, log_fields, outcomes, spans
+from jobs.execution import adjusting, collect, log_fields, outcomes, spans, upstream_time
 from jobs.execution.claim import Claimed, claim
 from jobs.execution.context import WorkerContext
 from jobs.execution.finish import finish
@@ -71,13 +72,20 @@ def run_job(context: WorkerContext, job_id: str) -> list[Signal]:
 def _perform(context: WorkerContext, claimed: Claimed) -> list[Signal]:
     """Make the calls of a claimed job and move it on. Raises what :func:`run_job` does."""
     job_id = claimed.job.id
+    began = time.monotonic()
     try:
-        return finish(context, claimed.job, _make_calls(context, claimed), in_task=True)
+        learned = _make_calls(context, claimed)
+        signals = finish(context, claimed.job, learned, in_task=True)
     except (DatabaseAwayError, StaleJobError, JobFailedError):
         raise  # the rows are unchanged, or the failure hook has all it needs
     except Exception as accident:
         unsent = None if claimed.sent else claimed.job
         raise CrashedStepError(job_id, claimed.job.fence, unsent=unsent) from accident
+    else:
+        upstream_time.note_own_delay(claimed.job.provider, signals, answered_at=claimed.answered_at)
+        return signals
+    finally:
+        counts.STATE_SECONDS.of("running").observe(time.monotonic() - began)
 
 
 CANCELLED_UNSEEN = Statement("SELECT 1 AS yes FROM jobs WHERE id = :id AND status = 'cancelled' AND node IS NULL")
@@ -127,6 +135,7 @@ def _call(
         raw = raw_answers.document(heard)
     if answer is not None:
         failpoints.hit("call.answered")
+        claimed.answered_at = time.monotonic()
     if isinstance(answer, Finished):
         learned = _keep(context, provider, claimed, call, answer)
     return replace(learned, raw=raw)
@@ -138,7 +147,8 @@ def _send(
     """Send one paid request. Returns its outcome before any image is stored, and the answer if there is one."""
     may_look_up = context.spec(job.provider).recovery is not Recovery.NEVER
     try:
-        answer = provider.submit(order, dedupe_key=call.dedupe_key)
+        with upstream_time.measured(job.provider, "submit"):
+            answer = provider.submit(order, dedupe_key=call.dedupe_key)
     except ProviderError as error:
         log.info("call_failed", job_id=job.id, call_id=call.id, kind=type(error).__name__, code=error.code)
         return outcomes.from_error(call, error, may_look_up=may_look_up), None

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from core import tracing
 from core.db import Hot, Statement
-from jobs import failures, states
+from jobs import counts, failures, states
 from jobs.call import KeptImage
 from jobs.errors import StaleJobError
 from jobs.lifecycle.calls import CallRow
@@ -43,7 +43,7 @@ class End:
 # An image added meanwhile has raised the version, and then this statement changes nothing.
 END = Statement("""
 WITH seen AS (
-    SELECT id, account_id, unit_price, quoted, money FROM jobs
+    SELECT id, account_id, unit_price, quoted, money, status FROM jobs
     WHERE id = :id AND version = :version AND status IN ('queued', 'running', 'waiting')
     FOR UPDATE
 ),
@@ -65,7 +65,7 @@ call AS (
         written_off = c.written_off OR said.written_off,
         reported_cost = coalesce(said.reported_cost, c.reported_cost), usage = coalesce(said.usage, c.usage)
     FROM said WHERE c.id = said.id
-    RETURNING c.id
+    RETURNING c.id, c.answered_at
 ),
 answer AS (
     INSERT INTO call_answers (call_id, answer)
@@ -108,8 +108,9 @@ job AS (
     FROM seen, made
     WHERE jobs.id = seen.id
     RETURNING jobs.id, jobs.account_id, jobs.provider, jobs.model, jobs.attempt, jobs.captured, jobs.released,
-        jobs.quoted, jobs.node, seen.money AS money_before, made.images,
-        CAST(extract(epoch FROM jobs.finished_at - jobs.started_at) AS float) AS runtime_s
+        jobs.quoted, jobs.node, seen.money AS money_before, seen.status AS status_before, made.images,
+        CAST(extract(epoch FROM jobs.finished_at - jobs.started_at) AS float) AS runtime_s,
+        CAST(extract(epoch FROM jobs.finished_at - jobs.created_at) AS float) AS life_s
 ),
 event AS (
     INSERT INTO job_events (job_id, type, at, data)
@@ -157,7 +158,9 @@ told AS (
 )
 SELECT (SELECT count(*) FROM told) AS told,
     job.captured, job.released, job.images, job.node, job.runtime_s, job.account_id, job.provider, job.model,
-    job.attempt, (SELECT o.request_id FROM orders AS o WHERE o.job_id = job.id) AS request_id,
+    job.attempt, job.status_before, job.life_s,
+    CAST(extract(epoch FROM clock_timestamp() - (SELECT min(answered_at) FROM call)) AS float) AS waited_s,
+    (SELECT o.request_id FROM orders AS o WHERE o.job_id = job.id) AS request_id,
     -- A price that no balance has reserved, an end without its hold, and a capture of what was never held are
     -- errors: the division by zero raises, and the whole statement is undone.
     1 / CASE WHEN (job.quoted = 0 OR EXISTS (SELECT 1 FROM balance)) AND CASE job.money_before
@@ -224,6 +227,7 @@ def end(
             raise StaleJobError(f"{job_id} has moved on")
         span.set(_told_of(how, row))
     _tell(job_id, how, row)
+    _count(how, row)
     ended = Ended(job_id, how.status, how.code, row.runtime_s, row.node)
     told = [states.tell(job_id)] if row.told else []
     return Done([states.wake(job_id), ended, *told], bool(row.troubled))
@@ -252,6 +256,20 @@ def _tell(job_id: str, how: End, row: Any) -> None:
         "request_id": row.request_id,
     }
     log.info(f"job_{how.status}", job_id=job_id, **{name: value for name, value in facts.items() if value is not None})
+
+
+def _count(how: End, row: Any) -> None:
+    """Count the end for metrics, and the time in the state that it ends."""
+    counts.ENDED.of(row.provider, how.status, how.code or how.outcome or "").inc()
+    counts.LIFE_SECONDS.of(row.provider, how.status).observe(row.life_s)
+    if row.images:
+        counts.IMAGES.of(row.provider).inc(row.images)
+    if row.captured:
+        counts.CREDITS.of(row.provider).inc(row.captured / MICROCREDITS_PER_CREDIT)
+    if row.status_before == JobStatus.WAITING and row.waited_s is not None:
+        counts.STATE_SECONDS.of("waiting").observe(row.waited_s)
+    elif row.status_before == JobStatus.QUEUED and row.runtime_s is None:
+        counts.STATE_SECONDS.of("queued").observe(row.life_s)
 
 
 def succeed(*, notes: Sequence[str] = ()) -> End:

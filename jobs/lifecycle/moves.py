@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
-from jobs import failures, states
+from jobs import counts, failures, states
 from jobs.errors import StaleJobError
 from jobs.states import Ended, Money, Nudge, Signal
 from quota import ledger
@@ -131,7 +131,7 @@ event AS (
         'attempt', attempt, 'provider', provider)
     FROM job
 )
-SELECT node, runtime_s FROM job
+SELECT provider, node, runtime_s FROM job
 """)
 
 
@@ -147,6 +147,7 @@ def retry(
     )
     if row is None:
         raise StaleJobError(f"{job_id} cannot be tried again")
+    counts.MOVED_BACK.of(row.provider, "retry", code).inc()
     return [Ended(job_id, "retried", code, row.runtime_s, row.node)]
 
 
@@ -207,6 +208,7 @@ def fail_over(
     )
     if row is None:
         raise StaleJobError(f"{job_id} has no other model to go to")
+    counts.MOVED_BACK.of(row.provider, "failover", code).inc()
     retried: list[Signal] = [Ended(job_id, "retried", code, row.runtime_s, row.node)] if row.node else []
     return [*retried, states.run(row.provider, job_id)]
 
@@ -248,4 +250,5 @@ def lapse(connection: Connection, job_id: str, fence: int, *, code: str, give_up
     )
     if row is None:
         raise StaleJobError(f"{job_id} is in other hands")
+    counts.MOVED_BACK.of(row.provider, "lapse", code).inc()
     return [states.poll(row.provider)]

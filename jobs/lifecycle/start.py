@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from core.db import Hot, Statement
+from jobs import counts
 from jobs.call import planned
 from jobs.reads.worker import LiveJob, OrderParts
 from jobs.states import JobStatus, SafePrompt
@@ -186,6 +187,7 @@ job AS (
     RETURNING jobs.id, jobs.account_id, jobs.operation, jobs.model, jobs.provider, jobs.n, jobs.fence, jobs.version,
         jobs.unit_price, jobs.fallbacks, jobs.quoted, jobs.attempt, jobs.weight, jobs.published_at, jobs.safe_prompt,
         took.credential_id, took.base_url, took.limited, seen.per_call,
+        CAST(extract(epoch FROM jobs.started_at - jobs.created_at) AS float) AS queued_s,
         CAST(seen.worker ->> 'deadline_s' AS float) AS deadline_s
 ),
 asked AS (
@@ -271,7 +273,7 @@ published AS (
     UPDATE jobs SET published_at = clock_timestamp() FROM next WHERE jobs.id = next.id RETURNING jobs.id
 )
 SELECT seen.provider AS wanted_of, job.id, job.account_id, job.operation, job.model, job.provider, job.n, job.fence,
-    job.version, job.fallbacks, job.safe_prompt, job.credential_id, asked.request, asked.request_id,
+    job.version, job.fallbacks, job.safe_prompt, job.credential_id, job.queued_s, asked.request, asked.request_id,
     asked.traceparent,
     (SELECT array_agg(id ORDER BY slot) FROM call) AS call_ids,
     (SELECT array_agg(slot ORDER BY slot) FROM call) AS slots,
@@ -348,4 +350,5 @@ def start(
         traceparent=row.traceparent,
         safe_prompt=SafePrompt(row.safe_prompt) if row.safe_prompt else None,
     )
+    counts.STATE_SECONDS.of("queued").observe(row.queued_s)
     return Started(job, OrderParts(row.request, row.inputs or ()), row.published or ())

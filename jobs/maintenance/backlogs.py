@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from core.errors import DatabaseAwayError
+from jobs import counts
 from storage.base import StorageUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,8 @@ class Backlog:
             self._size = max(1, self._size // 4)
             return not self.gave_up
         self.done += page.rows
+        if page.rows:
+            counts.EXPIRED_ROWS.of(self.name).inc(page.rows)
         took_s = clock() - began
         if took_s > SLOW_S:
             self._size = max(1, self._size // 2)

@@ -13,6 +13,7 @@ import structlog
 
 from core import key_values
 from jobs.execution.context import WorkerContext
+from jobs.reads.checks import CATALOG_RESULT
 from providers import model_lists
 from providers.model_lists import Answer
 
@@ -20,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S: Final = 300.0
 TURN: Final = "catalog_check"
-RESULT: Final = "catalog_drift"
+RESULT: Final = CATALOG_RESULT
 NAMED_AT_MOST: Final = 10
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from core import failpoints, key_values
 from core.db import Hot, Statement
 from core.errors import DatabaseAwayError, DatabaseBusyError
-from jobs import lifecycle
+from jobs import counts, lifecycle
 from jobs.dispatch import heartbeats, publishing, refill
 from jobs.errors import StaleJobError
 from jobs.execution import give_up
@@ -112,6 +112,7 @@ class Sweeper:
         with self._alone() as alone:
             if not alone:
                 return []
+            began = time.monotonic()
             self._locked.clear()
             signals = [*self._lapse(), *self._expire(), *self._cancel_overdue(), *self._end_abandoned()]
             self._notice_new_broker()
@@ -121,6 +122,8 @@ class Sweeper:
             self._usage.work()
             if signals:
                 failpoints.hit("sweep.unpublished")
+            counts.SWEEP_ROUNDS.of().inc()
+            counts.SWEEP_SECONDS.of().observe(time.monotonic() - began)
             return signals
 
     @contextmanager
@@ -145,7 +148,7 @@ class Sweeper:
         signals: list[Signal] = []
         for row in rows:
             log.warning("job_lapsed", job_id=row.id, code=row.code)
-            signals += self._each(row, partial(self._lapse_one, row.id, row.fence, row.code))
+            signals += self._each(row, partial(self._lapse_one, row.id, row.fence, row.code), work="lapsed")
         return list(dict.fromkeys(signals))
 
     def _lapse_one(self, job_id: str, fence: int, code: str) -> list[Signal]:
@@ -160,14 +163,18 @@ class Sweeper:
         return [
             signal
             for row in rows
-            for signal in self._each(row, partial(give_up.expire, self.context, row.id, row.version))
+            for signal in self._each(row, partial(give_up.expire, self.context, row.id, row.version), work="expired")
         ]
 
     def _cancel_overdue(self) -> list[Signal]:
         """Jobs past the time by which their callers wanted them, or nothing: cancelled as by the caller."""
         with self.context.database.hot() as hot:
             rows = hot.all(CANCEL_AFTER, {"page": PAGE})
-        return [signal for row in rows for signal in self._each(row, partial(self._cancel_one, row.account_id, row.id))]
+        return [
+            signal
+            for row in rows
+            for signal in self._each(row, partial(self._cancel_one, row.account_id, row.id), work="cancelled")
+        ]
 
     def _cancel_one(self, account_id: str, job_id: str) -> list[Signal]:
         with self.context.database.transaction() as connection:
@@ -184,9 +191,13 @@ class Sweeper:
                 ABANDONED,
                 {"configured": self.context.registry.configured(), "abandoned_s": ABANDONED_AFTER_S, "page": PAGE},
             )
-        return [signal for row in rows for signal in self._each(row, partial(give_up.abandon, self.context, row.id))]
+        return [
+            signal
+            for row in rows
+            for signal in self._each(row, partial(give_up.abandon, self.context, row.id), work="abandoned")
+        ]
 
-    def _each(self, row: Any, verb: Callable[[], list[Signal]]) -> list[Signal]:
+    def _each(self, row: Any, verb: Callable[[], list[Signal]], *, work: str) -> list[Signal]:
         """Move one job in its own transaction; one that has moved on by itself needs nothing."""
         if row.account_id in self._locked:
             return []
@@ -204,6 +215,7 @@ class Sweeper:
             log.exception("sweep_could_not_move", job_id=row.id)
             return []
         failpoints.hit("sweep.moved")
+        counts.SWEEP_JOBS.of(work).inc()
         return signals
 
     def _notice_new_broker(self) -> None:
@@ -235,6 +247,7 @@ class Sweeper:
             if again := publishing.mark_lost_unpublished(
                 connection, older_than_s=age_s, first_s=LOST_AFTER_S, limit=PAGE
             ):
+                counts.SWEEP_JOBS.of("republished").inc(again)
                 log.info("messages_overdue", jobs=again, older_than_s=round(age_s, 1))
 
     def _analyse_grown(self) -> None:
@@ -245,7 +258,10 @@ class Sweeper:
 
     def _fill_windows(self) -> list[Nudge]:
         with self.context.database.autocommit() as connection:
-            return refill.refill(connection, window=self.context.publish_window, most=PAGE)
+            nudges = refill.refill(connection, window=self.context.publish_window, most=PAGE)
+        if nudges:
+            counts.SWEEP_JOBS.of("published").inc(len(nudges))
+        return nudges
 
 
 class _ClaimRate:

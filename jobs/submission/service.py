@@ -15,7 +15,7 @@ from core.errors import DatabaseAwayError
 from core.ids import new_id
 from core.outbound.untrusted import Policy
 from core.outbound.urls import UnsafeUrlError, origin_of
-from jobs import lifecycle, states
+from jobs import counts, lifecycle, states
 from jobs.documents import StoredFallback, StoredInput, StoredRequest, StoredSelection, StoredWebhook
 from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, Submitted
@@ -135,6 +135,7 @@ class SubmissionService:
                 return earlier
             raise
         failpoints.hit("submit.committed")
+        counts.SUBMITTED.of(job.provider, job.operation).inc()
         return submitted
 
     def estimate(self, caller: Caller, order: Order) -> Quote:

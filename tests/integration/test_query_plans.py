@@ -16,7 +16,7 @@ from sqlalchemy import Connection, create_engine, text
 
 from core.db import Database, make_engine
 from core.ids import new_id
-from jobs.maintenance import deletion, retention, sweep
+from jobs.maintenance import deletion, fleet, retention, sweep
 from jobs.reads import events, tasks
 from jobs.reads.tasks import Filters
 from jobs.submission import estimates, sdk_attempts
@@ -228,6 +228,14 @@ def test_a_page_of_a_backlog_reads_no_more_than_the_page(
         connection.rollback()
     assert pages < 50 * 40, plan  # each changed row costs a few pages per index
     assert not re.search(SCANNED_WHOLE, plan), plan
+
+
+def test_the_gauges_of_the_fleet_read_live_jobs_alone(grown: Database) -> None:
+    values = {"dead_s": 10.0, "audit": "audit_result", "catalog": "catalog_drift"}
+    with grown.autocommit() as connection:
+        pages, plan = pages_read(connection, fleet.FLEET.text, values)
+    assert pages < PAGES_AT_MOST, plan
+    assert not re.search(r'"Seq Scan",[^{}]*"Relation Name": "jobs"', plan), plan
 
 
 # ---------------------------------------------------------------- streams of events

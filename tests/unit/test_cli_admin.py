@@ -198,7 +198,7 @@ def module(name: str, monkeypatch: pytest.MonkeyPatch, **members: Any) -> None:
 
 def test_audit_ends_with_1_when_something_is_found(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = SimpleNamespace(invariant="held_by_live_jobs", subject="acct_1", detail="held 5, jobs say 0")
-    module("jobs.maintenance.audit", monkeypatch, check=lambda _: [finding])
+    module("jobs.maintenance.audit_check", monkeypatch, check_now=lambda _: [finding])
     result = run("audit")
     assert result.exit_code == 1
     assert "held_by_live_jobs" in result.stdout and "audit_findings" in result.stderr
@@ -207,7 +207,7 @@ def test_audit_ends_with_1_when_something_is_found(fake: FakeDatabase, monkeypat
 
 
 def test_audit_says_clean(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    module("jobs.maintenance.audit", monkeypatch, check=lambda _: [])
+    module("jobs.maintenance.audit_check", monkeypatch, check_now=lambda _: [])
     assert (run("audit").exit_code, run("audit").stdout) == (0, "clean: every invariant holds\n")
 
 

@@ -58,6 +58,8 @@ def arguments(settings: Settings, given: Sequence[str]) -> list[str]:
     """Flower's options: ``given``, and ours where it does not name them."""
     # Flower asks every worker for its task events, whatever the worker's own setting is.
     quiet = () if settings.task_events else ("--enable_events=false",)
-    ours = (f"--address={LOOPBACK}", f"--port={settings.flower_port}", *OPTIONS, *quiet)
+    ours: tuple[str, ...] = (f"--address={LOOPBACK}", f"--port={settings.flower_port}", *OPTIONS, *quiet)
+    if settings.flower_prefix:
+        ours = (*ours, f"--url_prefix={settings.flower_prefix}")
     named = {option.partition("=")[0] for option in given}
     return [*given, *(option for option in ours if option.partition("=")[0] not in named)]

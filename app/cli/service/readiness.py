@@ -55,3 +55,8 @@ def api_url(settings: Settings) -> str:
     """Where programs on this machine reach the API."""
     host = reachable(settings.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def flower_path(settings: Settings) -> str:
+    """The path below which Flower answers, with slashes around it; empty where it is the root."""
+    return f"/{settings.flower_prefix}/" if settings.flower_prefix else ""

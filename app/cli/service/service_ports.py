@@ -21,6 +21,7 @@ def check_ports(settings: Settings, *, sandbox: bool) -> None:
         ("DARKROOM_FLOWER_PORT", LOOPBACK, settings.flower_port, True),
         ("DARKROOM_SANDBOX_PORT", LOOPBACK, settings.sandbox_port, sandbox),
         ("DARKROOM_POSTGRES_PORT", LOOPBACK, settings.postgres_port, settings.database_url_set is None),
+        ("DARKROOM_METRICS_PORT", settings.metrics_host, settings.metrics_port or 0, settings.metrics_port is not None),
         ("DARKROOM_REDIS_PORT", LOOPBACK, settings.redis_port, settings.redis_url_set is None),
     ]
     seen: dict[int, str] = {}

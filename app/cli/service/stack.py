@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from app.cli.service import programs as services
 from app.cli.service.programs import LOOPBACK
-from app.cli.service.readiness import api_url, no_flower, no_worker, not_ready
+from app.cli.service.readiness import api_url, flower_path, no_flower, no_worker, not_ready
 from app.cli.service.service_ports import check_ports, with_free_ports
 from core.embedded import folders
 from core.embedded.faults import EmbeddedError
@@ -128,7 +128,7 @@ class Stack:
             self._await_ready(lambda: no_flower(settings.flower_port), stop_asked)
         return Running(
             url=api_url(settings),
-            flower_url=f"http://{LOOPBACK}:{settings.flower_port}",
+            flower_url=f"http://{LOOPBACK}:{settings.flower_port}{flower_path(settings)}",
             sandbox_url=f"http://{LOOPBACK}:{settings.sandbox_port}" if sandbox else None,
             admin_key_path=prepared.admin_key_path,
             flower_password_path=password_path,
