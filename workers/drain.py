@@ -21,7 +21,7 @@ from workers.flower import event_batches
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 1.0
-# Signing off asks servers. RabbitMQ may never confirm a message whose connection is closing, so this has an end.
+# Signing off asks servers, and was seen to hang with RabbitMQ under load, so it has an end.
 SIGN_OFF_S = 2.0
 
 _draining = threading.Event()  # SIGTERM: exit within drain_s
