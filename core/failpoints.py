@@ -35,6 +35,9 @@ POINTS: Mapping[str, str] = {
     # worker, sending callbacks
     "webhook.unsent": "a callback is leased, and nothing of it is sent",
     "webhook.sent": "its receiver has answered, and nothing of that is on record",
+    # worker, submitting the lines of a batch
+    "batch.submitted": "a line is a job, and no one was told",
+    "batch.advanced": "a page of lines is behind the batch's cursor, and no further one begun",
     # sweep
     "sweep.moved": "one job of a batch was moved, the others not, and nothing was published",
     "sweep.unpublished": "marked as published, and not published",

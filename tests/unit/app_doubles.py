@@ -46,7 +46,7 @@ from jobs.errors import (
 from jobs.execution.callbacks import Callbacks
 from jobs.lifecycle import Cancellation, Submitted
 from jobs.lifecycle.submit import SUBMIT
-from jobs.maintenance import audit
+from jobs.maintenance import audit, audit_check
 from jobs.maintenance.audit import Finding
 from jobs.reads import events, funds, tasks
 from jobs.reads.brief import Brief
@@ -189,6 +189,7 @@ class Rows(Connections, TaskReads):
             find_made: lambda account_id, job_id: self.made,
             sdk_attempts.answered: self.answered.append,
             audit.check: lambda timeout_s: self.findings,
+            audit_check.remember: lambda findings: None,
             funds.funds: lambda account_id: Funds(spendable=7_000_000, queued=2_000_000, held=1_000_000),
             ledger.entries: self._entries,
             unanswered.note: lambda account_id, attempt, job_id: self.unanswered.update({attempt: job_id}),

@@ -27,7 +27,7 @@ def test_an_adapter_gets_the_start_time_and_poll_url_of_its_call() -> None:
         version=3,
         fallbacks=0,
         cancel_requested=False,
-        request_id="",
+        origin=["", None],
         safe_prompt=None,
         prompt_adjusted_at=None,
         now=AT + timedelta(seconds=1),
