@@ -8,6 +8,8 @@ credits are returned.
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -24,7 +26,10 @@ from sqlalchemy import create_engine, text
 
 from core import failpoints
 from core.embedded.ports import free_ports
+from jobs.batches import moves
+from jobs.batches.moves import NewBatch
 from jobs.maintenance.audit import Finding
+from jobs.submission.files import Files
 from jobs.submission.order import JobWebhook
 from sandbox.counts import prompt_hash
 from sandbox.testing import Sandbox
@@ -278,7 +283,7 @@ def test_the_books_balance_after_all_crashes(lanes: list[Lane]) -> None:
 
 def test_every_failpoint_of_a_worker_has_a_story() -> None:
     died_at = {death.partition(":")[0] for story in STORIES for death in story.deaths if death}
-    elsewhere = {name for name in failpoints.POINTS if name.startswith(("submit.", "webhook."))}
+    elsewhere = {name for name in failpoints.POINTS if name.startswith(("submit.", "webhook.", "batch."))}
     assert died_at | elsewhere == set(failpoints.POINTS)
 
 
@@ -350,3 +355,24 @@ def test_a_worker_that_dies_while_it_sends_a_callback(stages: list[Stage]) -> No
         until(lambda: stage.rows(delivered), 10, lambda: stage.rows("SELECT * FROM webhook_messages"))
         assert len(shop.got) == 2
         assert len({got.id for got in shop.got}) == 1
+
+
+def test_a_worker_that_dies_while_it_feeds_a_batch(stages: list[Stage]) -> None:
+    """Killed after a line has become a job, and after a page of lines: every line is one job in the end."""
+    stage = stages[-1]
+    prompts = [f"line {number} of a batch" for number in range(3)]
+    lines = "\n".join(json.dumps({"prompt": each, "model": CLASS_A, "size": "256x256"}) for each in prompts)
+    files = Files(stage.database, max_bytes=2**20, max_line_bytes=2**16, keep_days=1, max_count=9, max_kept_bytes=2**21)
+    file = files.keep(stage.customer.account_id, io.BytesIO(lines.encode()))
+    with stage.database.transaction() as connection:
+        new = NewBatch("native", file.id, "1h", window_s=3600)
+        batch = moves.create(connection, stage.customer.account_id, stage.customer.key_id, new)
+    assert stage.worker_dies_at("batch.submitted") == -signal.SIGKILL
+    stage.sql("UPDATE batches SET due_at = clock_timestamp()")  # its lease is over
+    assert stage.worker_dies_at("batch.advanced") == -signal.SIGKILL
+    stage.sql("UPDATE batches SET due_at = clock_timestamp()")
+    ended = "SELECT 1 FROM batches WHERE id = :id AND status = 'completed'"
+    with stage.process("workers"):
+        until(lambda: stage.rows(ended, id=batch.id), 60, lambda: stage.rows("SELECT * FROM batches"))
+    made = "SELECT request ->> 'prompt' AS prompt FROM orders WHERE request ->> 'prompt' LIKE '%of a batch'"
+    assert sorted(row.prompt for row in stage.rows(made)) == prompts
