@@ -40,7 +40,7 @@ demo: setup  ## Run one job through the whole service and show the image's path.
 up: setup  ## Run the whole service here until Ctrl-C.
 	@$(RUN) up
 
-test: setup-dev  ## Run every test, as many at once as there are cores.
+test: setup-dev  ## Run every test, one more at once than there are cores.
 	@$(PY) -m pytest -q -n $$(($$(nproc) + 1))
 
 # One process more than there are cores, for some of these tests wait for a process of their own.

@@ -18,8 +18,8 @@ from core.embedded.postgres import EmbeddedPostgres
 from core.embedded.redis import EmbeddedRedis
 from sandbox.testing import Sandbox, running_sandbox
 from tests.parallel import (  # noqa: F401 - hooks
-    pytest_collection_finish,
     pytest_collection_modifyitems,
+    pytest_runtestloop,
     pytest_sessionstart,
     pytest_xdist_make_scheduler,
 )

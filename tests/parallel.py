@@ -38,8 +38,10 @@ def pytest_sessionstart() -> None:
     gc.disable()  # collecting tests makes next to no garbage
 
 
-def pytest_collection_finish() -> None:
-    """What is loaded by now stays: the collector need not walk fifteen thousand tests again and again."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """What is loaded by now stays: the collector need not walk fifteen thousand tests again and again. In the process
+    that only shares them out, too, which collects none and so never reaches the hooks of a collection's end."""
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -40,7 +40,7 @@ def nginx_in_front_of(upstream: str, folder: Path, *, read_timeout_s: int, versi
     """The address of an nginx that waits ``read_timeout_s`` between two bytes of an answer. Skips where none is
     installed (Debian's package is ``nginx``; .ci/run installs it)."""
     if NGINX is None:
-        pytest.skip("nginx is not installed; Debian's package is nginx-light")
+        pytest.skip("nginx is not installed; Debian's package is nginx")
     folder.mkdir()
     with closing(socket.create_server(("127.0.0.1", 0))) as probe:
         port = probe.getsockname()[1]
