@@ -8,7 +8,7 @@ members of both forms; the two that they write differently, the times, are those
 from __future__ import annotations
 
 from os import SEEK_END
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from flask import Blueprint, Request, Response, current_app, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -38,6 +38,7 @@ PATH = "/v1/files"
 PARTS = ("file", "content")
 PURPOSES = ("vision", "user_data")
 BATCH = "batch"
+READ_BYTES = 4096
 # Of kinds of files of lines, as OpenAI's clients say them.
 LINES_PURPOSES = {"input": BATCH, "output": "batch_output", "errors": "batch_output"}
 JSONL = "application/jsonl"
@@ -141,6 +142,8 @@ def _lines_kept() -> Response:
     if len(files) != 1:
         code, words = ("too_many", "one file a request") if files else ("required", "is needed: one order a line")
         faults.append(FieldFault("file", code, words))
+    elif not _begins_as_lines(files[0].stream):
+        faults.append(FieldFault("file", "wrong_type", "must have one JSON object a line; the first line is none"))
     if faults:
         raise InvalidRequestError(faults)
     name = files[0].filename or ""
@@ -148,6 +151,13 @@ def _lines_kept() -> Response:
         g.caller.account_id, files[0].stream, name=name if storable(name) else "", expires_in_s=expires_in_s
     )
     return json_answer(lines_json(kept, links.here(), "openai"))
+
+
+def _begins_as_lines(stream: IO[bytes]) -> bool:
+    """A file of another kind, such as an image, is told so at once and not line by line."""
+    start = stream.read(READ_BYTES).lstrip()
+    stream.seek(0)
+    return not start or start.startswith(b"{")
 
 
 def _metadata(asked: Request, faults: list[FieldFault]) -> dict[str, Any]:

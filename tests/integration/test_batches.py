@@ -473,11 +473,12 @@ def test_an_expired_file_is_deleted_when_its_batch_has_ended(house: House) -> No
     ("limits", "data"),
     [
         ({"max_bytes": 100}, b'{"a": 1}\n' * 20),
-        ({"max_line_bytes": 100}, b"x" * 400_000),
-        ({"max_line_bytes": 100}, b"a\n" + b"x" * 200 + b"\nb"),
+        ({"max_line_bytes": 100}, b"{" * 400_000),
+        ({"max_line_bytes": 100}, b"{\n" + b"x" * 200 + b"\nb"),
         ({"max_kept_bytes": 50}, b'{"a": 1}\n' * 20),
         ({}, b" \n\n"),
-        ({}, b"x\n" * 100_001),
+        ({}, b"{\n" * 100_001),
+        ({}, b"\x89PNG\r\n"),
     ],
 )
 def test_a_file_over_its_limits_is_refused_and_nothing_of_it_stays(house: House, limits: Any, data: bytes) -> None:
@@ -510,7 +511,7 @@ def test_a_line_without_an_end_is_refused_before_it_is_in_memory(house: House, s
 
 def test_a_large_file_comes_back_byte_for_byte(house: House) -> None:
     """Over several chunks, with lines of every length around their ends."""
-    lines = [b"%d %s" % (number, b"x" * (number % 3000)) for number in range(1000)]
+    lines = [b"{%d %s" % (number, b"x" * (number % 3000)) for number in range(1000)]
     data = b"\r\n".join(lines)
     form = {"purpose": "batch", "file": (io.BytesIO(data), "x")}
     made = house.client.post("/v1/files", data=form, headers={**house.headers, **OPENAI}).json
