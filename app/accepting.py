@@ -32,8 +32,8 @@ def accept(
 ) -> Submitted:
     """Accept an order and publish it; an answer that an earlier job has given says so by a header.
 
-    ``Cache-Control`` of the request says whether an earlier job may answer. Raises what SubmissionService.submit raises;
-    nothing is kept when it raises.
+    ``Cache-Control`` of the request says whether an earlier job may answer. Raises what SubmissionService.submit
+    raises; nothing is kept when it raises.
     """
     if directives := request.headers.get("Cache-Control"):
         order = replace(order, cache_control=frozenset(each.strip().lower() for each in directives.split(",")))

@@ -13,7 +13,7 @@ ENDED = Counter(
 RESULT_CACHE = Counter(
     "darkroom_result_cache_orders_total",
     "Orders with a seed, where the result cache is on: hit (an earlier job answers), miss, refused (by the caller).",
-    ("result",),
+    ("outcome",),
 )
 MOVED_BACK = Counter(
     "darkroom_jobs_moved_back_total",
