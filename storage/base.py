@@ -82,7 +82,7 @@ class Store(Protocol):
     def copy(self, key: str, target: str) -> None:
         """Keep the blob ``key`` under ``target`` as well; either lives on when the other is deleted.
 
-        Durable on return. An existing target is left as it is. Raises BlobNotFoundError.
+        ``target`` is a new key. Durable on return. Raises BlobNotFoundError.
         """
 
     def open(self, key: str) -> BinaryIO:
