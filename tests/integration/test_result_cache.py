@@ -158,18 +158,19 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("first_has", ["the order", "each other order"])
-def test_an_order_that_differs_is_made(engine: Engine, account: Caller, first_has: str) -> None:
-    if first_has == "each other order":  # what is random or refused is no answer to another of its kind, either
-        for name in ("no seed", "the model's own seed, a random one", "refused by no-store"):
-            made(engine, account, **DIFFERENT[name])
-            assert answered_by(order(engine, account, **DIFFERENT[name])) is None, name
-        return
+def test_an_order_that_differs_is_made(engine: Engine, account: Caller) -> None:
     made(engine, account)
     for name, fields in DIFFERENT.items():
         done = order(engine, account, **fields)
         assert (done.task.status, answered_by(done)) == ("queued", None), name
     engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("name", ["no seed", "the model's own seed, a random one", "refused by no-store"])
+def test_what_is_random_or_refused_answers_none_of_its_kind(engine: Engine, account: Caller, name: str) -> None:
+    first = made(engine, account, **DIFFERENT[name])
+    assert answered_by(order(engine, account, **{**DIFFERENT[name], "about": {}})) is None
+    assert engine.one("SELECT order_sha256 FROM orders WHERE job_id = :id", id=first) is None
 
 
 def test_what_was_asked_for_afresh_answers_later_orders(engine: Engine, account: Caller) -> None:
@@ -372,7 +373,7 @@ def test_its_receiver_is_told_of_the_order_and_the_end(engine: Engine, account: 
         webhook = JobWebhook(shop.url, ["image.task.queued", "image.task.started", "image.task.succeeded"])
         done = order(engine, account, about={"webhook": webhook})
         assert [nudge.task for nudge in done.nudges] == ["wake", "webhooks.deliver"]
-        until(lambda: sender.send_due() * 0 + len(shop.got) == 2, 20, lambda: shop.types())
+        until(lambda: (sender.send_due(), len(shop.got) == 2)[1], 20, shop.types)
     sender.stop()
     told = {each.type: each.document["data"] for each in shop.got}
     assert told.keys() == {"image.task.queued", "image.task.succeeded"}

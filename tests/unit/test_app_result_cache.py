@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from app_doubles import MINE, Edge, done_task, job_id, make_edge
+from app_doubles import CATALOG, MINE, Edge, done_task, job_id, make_edge
 
 from accounts.keys import Caller
 from app.shapes.schemas.orders import Estimate
@@ -14,7 +14,7 @@ from app.shapes.schemas.quota import QuotaOut
 from app.shapes.schemas.tasks import TaskOut
 from jobs.lifecycle import NewJob, Submitted
 from jobs.submission.order import Order
-from jobs.submission.result_cache import CacheTerms, ResultCache
+from jobs.submission.result_cache import CacheTerms, ResultCache, is_seeded
 from providers.catalog.catalog import Model
 
 NATIVE = "/api/images/generate"
@@ -115,6 +115,21 @@ def test_the_quota_states_the_terms(shared: Edge) -> None:
     assert (said.result_cache.max_age_s, said.result_cache.price_percent) == (7200, 12.5)
     off = make_edge().client.get("/api/quota", headers=MINE).json
     assert QuotaOut.model_validate(off).result_cache is None
+
+
+@pytest.mark.parametrize(
+    ("model", "seed", "counts"),
+    [
+        (CORE, 7, True),
+        (CORE, 0, False),  # the model's default: a random one
+        ("flux-2-pro", 0, True),
+        ("ws-flux-dev", -1, False),
+        ("gemini-3-pro-image", -5, False),
+        ("flux-2-pro", None, False),
+    ],
+)
+def test_a_seed_is_one_that_the_caller_fixed(model: str, seed: int | None, counts: bool) -> None:
+    assert is_seeded(CATALOG.resolve(model).model, {} if seed is None else {"seed": seed}) is counts
 
 
 def test_a_price_is_rounded_up_to_a_whole_microcredit() -> None:
