@@ -32,6 +32,7 @@ class Copy:
 
 # The images are read here again, under the account of the order: what was deleted meanwhile, and what is another
 # account's, is not in ``made``. A price is held and captured at once, by the transfers of every job that was charged.
+# The order gets no digest: only what was made answers orders, so that the age of an image is its own.
 ANSWER = Statement("""
 WITH source AS (
     SELECT id, notes, clock_timestamp() AS at FROM jobs

@@ -111,12 +111,7 @@ class ResultCache:
             return None
         failpoints.hit("cache.copied")
         unit_price = self.terms.unit_price_microcredits(job.unit_price_microcredits)
-        answered = replace(
-            job,
-            unit_price_microcredits=unit_price,
-            quoted_microcredits=unit_price * job.n,
-            order_sha256=None,  # only what was made answers orders, so that its age is its own
-        )
+        answered = replace(job, unit_price_microcredits=unit_price, quoted_microcredits=unit_price * job.n)
         return Hit(answered, found.id, copies)
 
     def discard(self, hit: Hit) -> None:
