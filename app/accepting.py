@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
-from flask import Response
+from flask import Response, after_this_request, request
 
 from accounts.keys import Caller
 from app.http.held import on_end
+from app.http.task_headers import CACHE, CACHE_HIT
 from app.services import Services
 from core.errors import DatabaseAwayError, UnavailableError
 from jobs import lifecycle
@@ -28,13 +30,26 @@ def accept(
     key: IdempotencyKey | SdkAttempt | None = None,
     request_id: str = "",
 ) -> Submitted:
-    """Accept an order and publish it. Raises what SubmissionService.submit raises; nothing is kept when it raises."""
+    """Accept an order and publish it; an answer that an earlier job has given says so by a header.
+
+    ``Cache-Control`` of the request says whether an earlier job may answer. Raises what SubmissionService.submit
+    raises; nothing is kept when it raises.
+    """
+    if directives := request.headers.get("Cache-Control"):
+        order = replace(order, cache_control=frozenset(each.strip().lower() for each in directives.split(",")))
     submitted = service.submission.submit(caller, order, key=key, request_id=request_id)
     if not service.publish(submitted.nudges):
         # Marked unpublished, the next sweep sends it; else it would count as sent until it is overdue.
         with suppress(DatabaseAwayError):
             service.connections.autocommit(publishing.mark_unpublished, [submitted.task.id])
+    if submitted.task.cached_from is not None:
+        after_this_request(_marked)
     return submitted
+
+
+def _marked(response: Response) -> Response:
+    response.headers[CACHE] = CACHE_HIT
+    return response
 
 
 def cancel_job(service: Services, account_id: str, job_id: str) -> Cancellation:

@@ -46,6 +46,7 @@ from app.services import EXTENSION, Services
 from app.shapes.render import Renderer
 from core import tracing
 from core.settings import Settings, SettingsError
+from jobs.submission.building import cache_terms
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -94,6 +95,7 @@ def build(settings: Settings, services: Services) -> Flask:
         MAX_FORM_MEMORY_SIZE=MAX_FORM_FIELD_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
         PUBLISH_WINDOW=settings.publish_window,
+        RESULT_CACHE=cache_terms(settings),
         LITELLM_COST_HEADER=settings.litellm_cost_header,
         REPLICATE_MODEL_ID=_replicate_model(settings, services),
         PROPAGATE_EXCEPTIONS=False,

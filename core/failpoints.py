@@ -17,6 +17,8 @@ VARIABLE = "DARKROOM_FAILPOINT"
 POINTS: Mapping[str, str] = {
     # web
     "submit.uncommitted": "the order is written, its transaction not committed: no one was told anything",
+    "cache.copied": "an earlier job's images are copied for an order that has no row",
+    "cache.uncommitted": "a job with these images is written, its transaction not committed: no one was told anything",
     "submit.committed": "accepted and committed; neither the queue nor the caller has heard of it",
     # worker, around the paid call
     "claim.uncommitted": "claimed, intended and held, not committed: nothing has happened",

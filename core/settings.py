@@ -131,6 +131,10 @@ class Settings(BaseSettings):
     default_deadline_s: int = Field(default=86_400, ge=1, alias="DARKROOM_DEFAULT_DEADLINE_S")
     publish_window: int = Field(default=32, ge=1, alias="DARKROOM_PUBLISH_WINDOW")
     fallbacks: str = Field(default="", alias="DARKROOM_FALLBACKS")
+    # Equal orders with a seed are answered from the account's earlier job, how long after its end, at which price
+    result_cache: bool = Field(default=False, alias="DARKROOM_RESULT_CACHE")
+    result_cache_hours: float = Field(default=24, gt=0, le=8760, alias="DARKROOM_RESULT_CACHE_HOURS")
+    result_cache_price_percent: float = Field(default=0, ge=0, le=100, alias="DARKROOM_RESULT_CACHE_PRICE_PERCENT")
 
     # Answers of other services' APIs that wait for the image: silent at first, then kept alive, for so long in all
     hold_quiet_s: float = Field(default=15, ge=0, le=600, alias="DARKROOM_HOLD_QUIET_S")

@@ -7,8 +7,13 @@ from core.metrics.families import LONG, Counter, Histogram
 SUBMITTED = Counter("darkroom_jobs_submitted_total", "Jobs accepted.", ("provider", "operation"))
 ENDED = Counter(
     "darkroom_jobs_ended_total",
-    "Jobs that ended, by state (succeeded, failed, cancelled) and code (of the failure or the cancel).",
+    "Jobs that ended, by state (succeeded, failed, cancelled) and code (of the failure or the cancel, or cached).",
     ("provider", "state", "code"),
+)
+RESULT_CACHE = Counter(
+    "darkroom_result_cache_orders_total",
+    "Orders with a seed, where the result cache is on: hit (an earlier job answers), miss, refused (by the caller).",
+    ("outcome",),
 )
 MOVED_BACK = Counter(
     "darkroom_jobs_moved_back_total",

@@ -115,6 +115,7 @@ class StepData(TypedDict, total=False):
     reason: str  # of a deletion: jobs.maintenance.deletion.Reason
     pictures: int  # images kept, or deleted
     index: int  # of an image that was kept before its job's end
+    cached_from: str  # of an order that an earlier job has answered: that job
     quoted_microcredits: int
     held_microcredits: int
     captured_microcredits: int

@@ -77,6 +77,7 @@ jobs = Table(
     # Whether a refused prompt may be adjusted once (jobs.states.SafePrompt); NULL: not asked for.
     Column("safe_prompt", Text),
     Column("prompt_adjusted_at", TIME),  # calls before then were made with the first wording
+    Column("cached_from", Text),  # the earlier job of its account whose images answered it; NULL: it was made
     Column("created_at", TIME, nullable=False, server_default=NOW),
     Column("started_at", TIME),  # its first claim
     Column("finished_at", TIME),  # its end
@@ -176,10 +177,13 @@ orders = Table(
     Column("unit_cost", BigInteger),  # micro-USD that one image by the first model costs us, as far as we know
     Column("parent_id", Text),  # the job that this one repeats
     Column("traceparent", Text),  # the span of its submit, as W3C writes it; NULL: it is not traced
+    # What equal orders share (jobs/submission/result_cache.py); NULL: its job answers no other order.
+    Column("order_sha256", LargeBinary),
     Index("orders_request_id", "request_id", postgresql_where=text("request_id <> ''")),
     # The function is made by migration 0009: SHA-256 of the prompt's UTF-8, in hex.
     Index("orders_prompt", text("prompt_sha256(request)")),
     Index("orders_parent", "parent_id", "job_id", postgresql_where=text("parent_id IS NOT NULL")),
+    Index("orders_equal", "order_sha256", "job_id", postgresql_where=text("order_sha256 IS NOT NULL")),
 )
 
 # What was charged for the orders of a key, or an account, until a moment (jobs/submission/spending.py).
@@ -348,7 +352,7 @@ images = Table(
     metadata,
     Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("index", SmallInteger, primary_key=True),  # its place among the job's images, from 0
-    Column("call_id", Text, nullable=False),  # the call that made it
+    Column("call_id", Text, nullable=False),  # the call that made it; empty: a copy of an earlier job's
     Column("key", Text, nullable=False),  # of its blob in the store
     Column("mime", Text, nullable=False),
     Column("width_px", Integer),  # NULL: not an image but a 3D file or a text
@@ -485,7 +489,7 @@ usage_sums = Table(
     Column("operation", Text, primary_key=True),
     Column("model", Text, primary_key=True),
     Column("provider", Text, primary_key=True),
-    Column("outcome", Text, primary_key=True),  # how the jobs ended: jobs.states.EndStatus
+    Column("outcome", Text, primary_key=True),  # how the jobs ended: jobs.states.EndStatus, or cached
     Column("jobs", BigInteger, nullable=False),
     Column("images", BigInteger, nullable=False),  # that were sold
     Column("captured", BigInteger, nullable=False),  # micro-credits

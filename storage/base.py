@@ -79,6 +79,12 @@ class Store(Protocol):
         Durable on return. An existing key is left as it is.
         """
 
+    def copy(self, key: str, target: str) -> None:
+        """Keep the blob ``key`` under ``target`` as well; either lives on when the other is deleted.
+
+        ``target`` is a new key. Durable on return. Raises BlobNotFoundError.
+        """
+
     def open(self, key: str) -> BinaryIO:
         """Raises BlobNotFoundError."""
 

@@ -89,6 +89,33 @@ class LocalStore:
         finally:
             Path(path).unlink(missing_ok=True)
 
+    def copy(self, key: str, target: str) -> None:
+        """Keep the blob ``key`` under ``target`` as well: by a second link to its bytes, which never change, or as a
+        file of its own where the disk has no links. Raises BlobNotFoundError, StorageUnavailableError."""
+        check_key(target)
+        with self.open(key) as blob:
+            path = new_staging_file(str(self.staging))
+            try:
+                with _as_storage_errors("write"):
+                    if not self._linked(key, path):
+                        with Path(path).open("wb") as file:
+                            shutil.copyfileobj(blob, file)
+                    self._put(path, target)
+            finally:
+                Path(path).unlink(missing_ok=True)
+
+    def _linked(self, key: str, path: str) -> bool:
+        """Put a link to the blob in the place of the file ``path``; False where the disk, or the blob's owner, does
+        not let us. The blob counts as written now: no search for orphans may take the link for an old one's."""
+        try:
+            with self._folder_of(key) as (folder, name):
+                os.utime(name, dir_fd=folder, follow_symlinks=False)
+                Path(path).unlink()
+                os.link(name, path, src_dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def _put(self, path: str, key: str) -> None:
         with self._on_this_disk(path) as source:
             source_fd = os.open(source, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

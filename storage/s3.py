@@ -1,6 +1,7 @@
 """The store in a bucket of S3, or of anything that speaks its protocol.
 
-Uses plain operations only (PUT, GET, HEAD, DELETE, ListObjectsV2, HeadBucket), so that every endpoint will do.
+Uses plain operations only (PUT, GET, HEAD, DELETE, ListObjectsV2, HeadBucket; CopyObject for the result cache), so that
+every endpoint will do.
 Waits only in sockets and ``time.sleep``: under gevent's patches a slow bucket blocks no other greenlet.
 """
 
@@ -73,6 +74,21 @@ class S3Store:
 
     def _put(self, client: S3Client, key: str, body: BinaryIO | bytes) -> None:
         client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, **self._encryption)
+
+    def copy(self, key: str, target: str) -> None:
+        """Keep the blob ``key`` under ``target`` as well: the bucket copies it by itself.
+
+        Raises BlobNotFoundError, StorageUnavailableError.
+        """
+        check_key(key)
+        check_key(target)
+        with as_storage_errors("copy", absent=key):
+            self._client.copy_object(
+                Bucket=self._bucket,
+                Key=self._prefix + target,
+                CopySource={"Bucket": self._bucket, "Key": self._prefix + key},
+                **self._encryption,
+            )
 
     def open(self, key: str) -> BinaryIO:
         """The blob for reading, fetched as it is read and from where it is read.

@@ -80,6 +80,7 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     "X-Cost-Quoted": ("string", "The quoted price in credits."),
     "X-Cost-Captured": ("string", "The price charged, in credits, once the task has ended."),
     "X-Balance-Remaining": ("string", "What is left to spend, in credits, where this request has changed it."),
+    "X-Darkroom-Cache": ("string", "`hit`: the images are those of an earlier task (`cached_from`)."),
     "X-Darkroom-Ignored-Fields": ("string", "Fields that were left out, because nothing here takes them."),
     "X-Darkroom-Cancel-On-Disconnect": ("string", "`true`: cancel the task when this connection is closed."),
     "Idempotent-Replayed": ("string", "`true` when an earlier submit answers."),
@@ -89,7 +90,11 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     "Accept-Ranges": ("string", "`bytes`."),
     "Content-Range": ("string", "Which bytes these are."),
     "Content-Disposition": ("string", "A generated file name."),
-    "Cache-Control": ("string", "Images never change under one address."),
+    "Cache-Control": (
+        "string",
+        "Of an answer: images never change under one address. Of an order, where the result cache is on: `no-cache`, no"
+        " earlier task may answer it; `no-store`, and its task answers no later one.",
+    ),
     "Allow": ("string", "The methods this route takes."),
     "WWW-Authenticate": ("string", "How to authenticate."),
     "RateLimit": ("string", 'What is left: `"name";r=left;t=seconds`.'),

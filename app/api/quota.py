@@ -29,6 +29,9 @@ def quota() -> Response:
         "limits": [
             {"name": rate.name, "requests": rate.amount, "window_s": rate.window_s} for rate in parts.limits.all()
         ],
+        "result_cache": None
+        if (terms := current_app.config["RESULT_CACHE"]) is None
+        else {"max_age_s": terms.max_age_s, "price_percent": float(terms.price_percent)},
     }
     return json_answer(body)
 

@@ -93,7 +93,7 @@ TASK_HEADERS = (
         ),
         body=OrderBody,
         multipart=True,
-        request_headers=("Idempotency-Key", "Prefer"),
+        request_headers=("Idempotency-Key", "Prefer", "Cache-Control"),
         description="Every operation has this route. `GET /api/models?operation=...` lists the models for one, "
         "`GET /api/models/{id}` has the fields that a model takes. With `Accept: image/*` and `Prefer: wait=n` the"
         " answer is the image, or a `task_...` error if the task has ended without one; a task that has not ended"

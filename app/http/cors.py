@@ -15,7 +15,7 @@ EXPOSED = (
     *("Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Link", "Location"),
     *("Retry-After", "WWW-Authenticate", "RateLimit", "RateLimit-Policy", "Preference-Applied", "Idempotent-Replayed"),
     *("X-Request-Id", "X-Task-Id", "X-Cost-Quoted", "X-Cost-Captured", "X-Balance-Remaining"),
-    *("X-Darkroom-Ignored-Fields", "X-Provider", "X-Attempts", "X-Fallbacks"),
+    *("X-Darkroom-Cache", "X-Darkroom-Ignored-Fields", "X-Provider", "X-Attempts", "X-Fallbacks"),
     *("x-should-retry", "openai-processing-ms", "openai-version"),
     *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
     *("x-fal-request-id", "x-fal-error-type", "x-fal-request-timeout-type"),

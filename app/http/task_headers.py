@@ -11,6 +11,9 @@ from quota.prices import CREDITS_PER_USD, MICROCREDITS_PER_CREDIT, credits_text
 
 LITELLM_COST = "LITELLM_COST_HEADER"  # in app.config: DARKROOM_LITELLM_COST_HEADER
 
+# On the answers to orders of every API, and on a task's own, where an earlier job's images are the answer.
+CACHE, CACHE_HIT = "X-Darkroom-Cache", "hit"
+
 NAMES = (
     "X-Task-Id",
     "X-Provider",
@@ -19,6 +22,7 @@ NAMES = (
     "X-Cost-Quoted",
     "X-Cost-Captured",
     "X-Balance-Remaining",
+    CACHE,
 )
 
 
@@ -40,6 +44,8 @@ def task_headers(task: Task, *, spendable_microcredits: int | None = None) -> di
         headers["X-Cost-Captured"] = credits_text(task.captured_microcredits)
         if current_app.config.get(LITELLM_COST):
             headers["x-litellm-response-cost"] = usd_text(task.captured_microcredits)
+    if task.cached_from is not None:
+        headers[CACHE] = CACHE_HIT
     if spendable_microcredits is not None:
         headers["X-Balance-Remaining"] = credits_text(spendable_microcredits)
     return headers

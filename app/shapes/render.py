@@ -77,6 +77,7 @@ class Renderer:
             "warnings": list(task.warnings),
             "metadata": dict(task.metadata),
             "webhook": _webhook(task),
+            "cached_from": task.cached_from,
             "parent_id": task.parent_id,
             "urls": {
                 "self": url,
@@ -215,21 +216,28 @@ def step(step: Step) -> dict[str, Any]:
 
 def estimate(quote: Quote, n: int) -> dict[str, Any]:
     """app.shapes.schemas.orders.Estimate."""
+    cached = quote.cached_unit_price_microcredits
     return {
         "object": "image.estimate",
         "operation": spoken(quote.operation),
         "model": quote.model.id,
         "provider": quote.model.provider,
         "n": n,
-        "price": {
-            "unit_microcredits": quote.unit_price_microcredits,
-            "unit": credits_text(quote.unit_price_microcredits),
-            "total_microcredits": quote.total_microcredits,
-            "total": credits_text(quote.total_microcredits),
-        },
+        "price": _estimated(quote.unit_price_microcredits, quote.total_microcredits),
+        "cached_price": None if cached is None else _estimated(cached, cached * quote.checked.n),
         "chosen": None if quote.chosen is None else dict(quote.chosen),
         "normalised": dict(quote.checked.normalised),
         "warnings": list(quote.warnings),
+    }
+
+
+def _estimated(unit: int, total: int) -> dict[str, Any]:
+    """app.shapes.schemas.orders.EstimatePrice."""
+    return {
+        "unit_microcredits": unit,
+        "unit": credits_text(unit),
+        "total_microcredits": total,
+        "total": credits_text(total),
     }
 
 

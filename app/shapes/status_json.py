@@ -117,6 +117,7 @@ SELECT j.id, j.account_id, j.version, j.status, j.provider, j.model,
         'webhook', CASE WHEN o.webhook IS NOT NULL THEN json_build_object(
             'url', o.webhook -> 'url', 'events', o.webhook -> 'events'
         ) END,
+        'cached_from', j.cached_from,
         'parent_id', o.parent_id
     ) AS text) AS tail,
     CASE WHEN j.finished_at IS NOT NULL THEN (

@@ -11,6 +11,7 @@
 
     verb           from                       to
     submit         -                          QUEUED
+    answer         -                          SUCCEEDED
     start          QUEUED                     RUNNING
     claim          QUEUED                     RUNNING
     park           RUNNING WAITING            WAITING
@@ -27,8 +28,9 @@
 RUNNING: a worker has the job; ``owner`` is the worker's boot id, and ``fence`` is raised by each claim. WAITING: the
 upstream works on the job and no worker waits for it. The three states at the bottom are final.
 
-``start`` claims a first attempt in one statement; a retry uses ``claim`` and ``hold`` in a transaction. ``lapse``
-takes a job from a lost worker; the next status check finds out what became of its calls. ``succeed``, ``fail``,
+``answer`` writes a job that has ended already, with the images of an earlier one. ``start`` claims a first attempt in
+one statement; a retry uses ``claim`` and ``hold`` in a transaction. ``lapse`` takes a job from a lost worker; the next
+status check finds out what became of its calls. ``succeed``, ``fail``,
 ``expired`` and ``cancelled`` say how ``end`` ends a job; a queued job can succeed with the images of earlier calls.
 ``cancel`` is the caller's verb: once a job has begun it is only a request, and a worker ends the job. ``defer``,
 ``due_now`` and ``reported`` change only when the job is due. ``adjust`` puts a job whose prompt was refused back into
@@ -48,6 +50,7 @@ Verbs return the signals to publish after the commit: messages for workers (Nudg
 """
 
 from jobs.lifecycle.adjusting import adjust, adjusted, take_adjusting
+from jobs.lifecycle.answer import Copy, SourceGoneError, answer
 from jobs.lifecycle.cancel import Cancellation, cancel
 from jobs.lifecycle.end import Done, End, cancelled, end, expired, fail, succeed
 from jobs.lifecycle.moves import claim, defer, due_now, fail_over, hold, lapse, retry
@@ -58,14 +61,17 @@ from jobs.lifecycle.submit import NewJob, Submitted, submit
 
 __all__ = [
     "Cancellation",
+    "Copy",
     "Done",
     "End",
     "Full",
     "NewJob",
+    "SourceGoneError",
     "Started",
     "Submitted",
     "adjust",
     "adjusted",
+    "answer",
     "cancel",
     "cancelled",
     "claim",

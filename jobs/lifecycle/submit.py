@@ -29,7 +29,8 @@ class NewJob:
     ``client``: what the dialect of the order keeps with it. ``parent_id``: the job that it repeats.
     ``cancel_after_s``: after so many seconds it is cancelled.
     ``unit_cost_microusd``: expected upstream cost of one image; None: not known beforehand.
-    ``traceparent``: the span of its submit, where that is traced.
+    ``traceparent``: the span of its submit, where that is traced. ``order_sha256``: by which later equal orders find
+    it; None: it answers none.
     """
 
     id: str
@@ -60,11 +61,12 @@ class NewJob:
     key_id: str | None = None  # of the API key that it was ordered with
     safe_prompt: bool = False  # a refused prompt may be adjusted once
     traceparent: str | None = None
+    order_sha256: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A queued job as its owner may see it, and the nudges to publish after the commit."""
+    """An accepted job as its owner may see it, and the nudges to publish after the commit."""
 
     task: Task
     nudges: Sequence[Nudge]
@@ -107,10 +109,11 @@ job AS (
 ),
 written AS (
     INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id, fallbacks, unit_cost, client,
-        webhook, parent_id, traceparent)
+        webhook, parent_id, traceparent, order_sha256)
     SELECT id, CAST(:request AS jsonb), CAST(:warnings AS jsonb), CAST(:metadata AS jsonb), :price_version,
         :request_id, CAST(:fallbacks AS jsonb), CAST(:unit_cost AS bigint), CAST(:client AS jsonb),
-        CAST(:webhook AS jsonb), CAST(:parent_id AS text), CAST(:traceparent AS text)
+        CAST(:webhook AS jsonb), CAST(:parent_id AS text), CAST(:traceparent AS text),
+        CAST(:order_digest AS bytea)
     FROM job
 ),
 input AS (
@@ -157,7 +160,7 @@ def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Submitt
     statement; low priority needs two, in the caller's transaction.
     """
     hot = Hot.of(connection)
-    born = hot.one_or_none(SUBMIT, _values(job, window))
+    born = hot.one_or_none(SUBMIT, {**order_values(job), "window": window, "counted": tasks.QUEUE_COUNTED})
     if born is None:
         ledger.refuse(hot, job.account_id, job.quoted_microcredits)
     nudges = [states.run(job.provider, job.id, traceparent=job.traceparent)] if born.published else []
@@ -168,7 +171,8 @@ def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Submitt
     return Submitted(_task(job, born), nudges, spendable_microcredits=born.spendable)
 
 
-def _values(job: NewJob, window: int) -> dict[str, Any]:
+def order_values(job: NewJob) -> dict[str, Any]:
+    """Return what a new job says, as the parameters of a statement."""
     return {
         "id": job.id,
         "account_id": job.account_id,
@@ -181,7 +185,6 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "unit_price": job.unit_price_microcredits,
         "price": job.quoted_microcredits,
         "start_within_s": float(job.start_within_s),
-        "window": window,
         "request": json.dumps(job.request),
         "warnings": json.dumps(list(job.warnings)),
         "metadata": json.dumps(job.metadata),
@@ -200,7 +203,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "webhook": json.dumps(job.webhook) if job.webhook else None,
         "parent_id": job.parent_id,
         "traceparent": job.traceparent,
-        "counted": tasks.QUEUE_COUNTED,
+        "order_digest": job.order_sha256,
     }
 
 

@@ -104,6 +104,7 @@ class Task:
     client: Mapping[str, Any] = field(default_factory=dict)  # what the dialect of its order keeps with it
     webhook: StoredWebhook | None = field(default=None, repr=False)  # the order's own URL for callbacks
     parent_id: str | None = None  # the job that it repeats
+    cached_from: str | None = None  # the earlier job whose images answered it
 
     @property
     def ended(self) -> bool:
@@ -418,6 +419,7 @@ def task_of(row: Mapping[str, Any]) -> Task:
         client=row["client"] or {},
         webhook=row["webhook"],
         parent_id=row["parent_id"],
+        cached_from=row["cached_from"],
     )
 
 

@@ -15,6 +15,7 @@ from jobs.submission.fallbacks import chains_of
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
 from jobs.submission.remote_images import RemoteImages, fetch_image
+from jobs.submission.result_cache import CacheTerms, ResultCache
 from jobs.submission.service import SubmissionService
 from providers.catalog.catalog import Catalog, CatalogSource, UnknownModelError
 from storage.base import Store
@@ -70,7 +71,18 @@ def submission_of(
         publish_window=settings.publish_window,
         short_life_s=settings.short_life_s,
         receivers=receivers,
+        cache=ResultCache(database, references.store, terms) if (terms := cache_terms(settings)) else None,
     )
+
+
+def cache_terms(settings: Settings) -> CacheTerms | None:
+    """On which terms earlier jobs answer equal orders; None: they do not."""
+    if not settings.result_cache:
+        return None
+    max_age_s = settings.result_cache_hours * 3600
+    if settings.keep_images_days:
+        max_age_s = min(max_age_s, settings.keep_images_days * 86_400)  # what expires soon may be there a while longer
+    return CacheTerms(max_age_s, Decimal(str(settings.result_cache_price_percent)))
 
 
 def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:

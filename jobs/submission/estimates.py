@@ -46,7 +46,7 @@ class InQueue(Protocol):
 
 
 # Newest events by primary key, and from them jobs by theirs: nothing here reads more when there are more jobs. The
-# permits taken are counted up to where there are none left.
+# permits taken are counted up to where there are none left. Jobs that an earlier one has answered never waited.
 _MEASURE = text("""
 WITH lately AS MATERIALIZED (
     SELECT job_id, type, at FROM job_events ORDER BY id DESC LIMIT :events
@@ -56,15 +56,19 @@ WITH lately AS MATERIALIZED (
                          WHERE type = 'started' AND at > statement_timestamp() - interval '10 minutes'))
       AND provider = :provider AND started_at > statement_timestamp() - interval '10 minutes'
     UNION
-    (SELECT id, created_at, started_at, finished_at FROM jobs
-     WHERE provider = :provider AND model = :model AND status = 'succeeded'
-       AND finished_at > statement_timestamp() - interval '1 hour'
-     ORDER BY finished_at DESC LIMIT :sample)
+    SELECT id, created_at, started_at, finished_at FROM (
+        SELECT id, created_at, started_at, finished_at, cached_from FROM jobs
+        WHERE provider = :provider AND model = :model AND status = 'succeeded'
+          AND finished_at > statement_timestamp() - interval '1 hour'
+        ORDER BY finished_at DESC LIMIT :sample
+    ) AS newest WHERE cached_from IS NULL
 ), served AS MATERIALIZED (
-    SELECT CAST(extract(epoch FROM finished_at - started_at) AS float) AS took_s FROM jobs
-    WHERE provider = :provider AND model = :model AND status = 'succeeded'
-      AND finished_at > statement_timestamp() - interval '1 hour'
-    ORDER BY finished_at DESC LIMIT :sample
+    SELECT took_s FROM (
+        SELECT CAST(extract(epoch FROM finished_at - started_at) AS float) AS took_s, cached_from FROM jobs
+        WHERE provider = :provider AND model = :model AND status = 'succeeded'
+          AND finished_at > statement_timestamp() - interval '1 hour'
+        ORDER BY finished_at DESC LIMIT :sample
+    ) AS newest WHERE cached_from IS NULL
 ), usable AS MATERIALIZED (
     SELECT id, max_active, max_per_minute, not_before FROM credentials WHERE provider = :provider AND paused_at IS NULL
 ), limits AS (
@@ -102,10 +106,10 @@ _SERVICE = text("""
 SELECT m.model, t.p50_s FROM unnest(CAST(:providers AS text[]), CAST(:models AS text[])) AS m (provider, model)
 CROSS JOIN LATERAL (
     SELECT count(*) AS sample, percentile_cont(0.5) WITHIN GROUP (ORDER BY took_s) AS p50_s FROM (
-        SELECT CAST(extract(epoch FROM finished_at - started_at) AS float) AS took_s FROM jobs
+        SELECT CAST(extract(epoch FROM finished_at - started_at) AS float) AS took_s, cached_from FROM jobs
         WHERE provider = m.provider AND model = m.model AND status = 'succeeded'
           AND finished_at > statement_timestamp() - interval '1 hour'
-        ORDER BY finished_at DESC LIMIT :sample) AS j) AS t
+        ORDER BY finished_at DESC LIMIT :sample) AS j WHERE cached_from IS NULL) AS t
 WHERE t.sample >= :least
 """)
 

@@ -19,7 +19,7 @@ Role = Literal["image", "mask", "face"]
 # Fields that are about the job and not about the image.
 JOB_FIELDS = (
     *("model", "fallback_models", "priority", "deadline_s", "metadata", "extra", "lenient", "store"),
-    *("safe_prompt", "webhook_url", "webhook_events"),
+    *("safe_prompt", "webhook_url", "webhook_events", "use_cache"),
 )
 
 
@@ -70,6 +70,7 @@ class Order:
     the order wants to find again on its job, as JSON; nothing else reads it. ``webhook`` is told of the job's events.
     ``parent_id``: the job that it repeats.
     ``cancel_after_s``: unless it has ended, the job is cancelled so many seconds after it was accepted.
+    ``cache_control``: the directives of the request, of which ``no-cache`` and ``no-store`` are heard.
     """
 
     operation: str
@@ -80,6 +81,18 @@ class Order:
     webhook: JobWebhook | None = None
     parent_id: str | None = None
     cancel_after_s: int | None = None
+    cache_control: frozenset[str] = frozenset()
+
+    @property
+    def wants_fresh(self) -> bool:
+        """Whether no earlier job may answer it: as it says itself, and where it repeats a job on purpose."""
+        said = self.fields.get("use_cache") is False or not self.cache_control.isdisjoint({"no-cache", "no-store"})
+        return said or self.parent_id is not None
+
+    @property
+    def keeps_out_of_cache(self) -> bool:
+        """Whether its job may answer no later order."""
+        return "no-store" in self.cache_control
 
     @property
     def roles(self) -> list[Role]:

@@ -37,7 +37,8 @@ class Quote:
 
     ``unit_price_microcredits`` is the price of one image by ``model``; ``total_microcredits`` is what is held: n times
     the dearest of the models that may run. ``chosen`` says why this model, where the order did not name it;
-    ``price_version`` names the catalogue.
+    ``price_version`` names the catalogue. ``cached_unit_price_microcredits``: the price of one image where an earlier
+    equal order answers; None: none does.
     """
 
     model: Model
@@ -49,6 +50,7 @@ class Quote:
     fallbacks: Sequence[Fallback] = ()
     chosen: StoredSelection | None = None
     price_version: str = ""
+    cached_unit_price_microcredits: int | None = None
 
 
 class Quoting:

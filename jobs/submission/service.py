@@ -18,16 +18,17 @@ from core.outbound.urls import UnsafeUrlError, origin_of
 from jobs import counts, lifecycle, states
 from jobs.documents import StoredFallback, StoredInput, StoredRequest, StoredSelection, StoredWebhook
 from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
-from jobs.lifecycle import NewJob, Submitted
+from jobs.lifecycle import NewJob, SourceGoneError, Submitted
 from jobs.reads import tasks
 from jobs.states import Priority
-from jobs.submission import batch_lines, idempotency, sdk_attempts, spending
+from jobs.submission import batch_lines, idempotency, result_cache, sdk_attempts, spending
 from jobs.submission.batch_lines import BatchLine
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import JobWebhook, Order
 from jobs.submission.quoting import Allowed, Quote, Quoting
 from jobs.submission.references import References
+from jobs.submission.result_cache import ResultCache
 from jobs.submission.sdk_attempts import SdkAttempt
 from providers.catalog.catalog import Model
 from providers.orders import aliases
@@ -47,7 +48,7 @@ class SubmissionService:
 
     ``publish_window``: how many jobs of an account may be published at a provider, per unit of its weight.
     ``short_life_s``: how long the images of an order with ``store: false`` are kept after its end. ``receivers``: where
-    callbacks may go.
+    callbacks may go. ``cache``: what answers equal orders; None: every order is made.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class SubmissionService:
         publish_window: int,
         short_life_s: int = 600,
         receivers: Policy | None = None,
+        cache: ResultCache | None = None,
     ) -> None:
         self.quoting = quoting
         self._database = database
@@ -68,6 +70,7 @@ class SubmissionService:
         self._publish_window = publish_window
         self._short_life_s = short_life_s
         self._receivers = receivers or webhook_policy()
+        self._cache = cache
 
     def submit(
         self,
@@ -111,18 +114,10 @@ class SubmissionService:
         kept = self._keep_images(caller, job_id, order, quote)
         quote = self.quoting.with_inputs(quote, _sizes_px(kept))
         job = self._new_job(caller, job_id, quote, order, kept=kept, request_id=request_id, traceparent=traceparent)
+        if self._cache:
+            job = self._cache.noted(job, order, quote.model)
         try:
-            if key is None and not job.low_priority and not caller.spends_by_limits:
-                # A single statement, which needs no BEGIN and COMMIT around it.
-                with self._database.hot() as hot:
-                    submitted = lifecycle.submit(hot, job, window=self._publish_window)
-            else:
-                with self._database.transaction() as connection:
-                    _claim(connection, caller, key, job_id)
-                    if caller.spends_by_limits:
-                        spending.admit(connection, caller, job.quoted_microcredits)
-                    submitted = lifecycle.submit(connection, job, window=self._publish_window)
-                    failpoints.hit("submit.uncommitted")
+            submitted = self._answered(caller, key, job, order, quote.model) or self._queued(caller, key, job)
         except DatabaseAwayError:
             # The COMMIT may have happened although its answer was lost. While that is unknown, the images stay.
             if accepted := self._accepted(caller, quote.model.provider, job_id):
@@ -138,9 +133,50 @@ class SubmissionService:
         counts.SUBMITTED.of(job.provider, job.operation).inc()
         return submitted
 
+    def _queued(self, caller: Caller, key: Key | None, job: NewJob) -> Submitted:
+        if key is None and not job.low_priority and not caller.spends_by_limits:
+            # A single statement, which needs no BEGIN and COMMIT around it.
+            with self._database.hot() as hot:
+                return lifecycle.submit(hot, job, window=self._publish_window)
+        with self._database.transaction() as connection:
+            self._admit(connection, caller, key, job)
+            submitted = lifecycle.submit(connection, job, window=self._publish_window)
+            failpoints.hit("submit.uncommitted")
+        return submitted
+
+    def _answered(self, caller: Caller, key: Key | None, job: NewJob, order: Order, model: Model) -> Submitted | None:
+        """The job as an earlier equal one has answered it; None: it has to be made."""
+        hit = self._cache.find(job, order, model) if self._cache else None
+        if self._cache is None or hit is None:
+            return None
+        try:
+            with self._database.transaction() as connection:
+                self._admit(connection, caller, key, hit.job)
+                submitted = lifecycle.answer(connection, hit.job, cached_from=hit.cached_from, copies=hit.copies)
+                failpoints.hit("cache.uncommitted")
+        except DatabaseAwayError:
+            raise  # the COMMIT may have happened, so the copies stay; without a row they are orphans
+        except BaseException as error:
+            self._cache.discard(hit)
+            if isinstance(error, SourceGoneError):
+                return None
+            raise
+        result_cache.count_hit(hit)
+        return submitted
+
+    def _admit(self, connection: Connection, caller: Caller, key: Key | None, job: NewJob) -> None:
+        """What comes before the job in its transaction. Raises TakenError, SpendingLimitError."""
+        _claim(connection, caller, key, job.id)
+        if caller.spends_by_limits:
+            spending.admit(connection, caller, job.quoted_microcredits)
+
     def estimate(self, caller: Caller, order: Order) -> Quote:
         """What the order of this caller would be and cost. Raises what Quoting.quote raises."""
-        return self.quoting.quote(order, allowed=_allowed(caller))
+        quote = self.quoting.quote(order, allowed=_allowed(caller))
+        if self._cache is None or order.wants_fresh or not result_cache.is_seeded(quote.model, quote.checked.params):
+            return quote
+        unit_price = self._cache.terms.unit_price_microcredits(quote.unit_price_microcredits)
+        return replace(quote, cached_unit_price_microcredits=unit_price)
 
     def _receiver_faults(self, order: Order) -> list[FieldFault]:
         if order.webhook is None:
@@ -171,7 +207,7 @@ class SubmissionService:
                 task = tasks.find_task(connection, caller.account_id, job_id)
         except JobNotFoundError:
             return None
-        return Submitted(task, [states.run(provider, job_id)])
+        return Submitted(task, [states.wake(job_id) if task.ended else states.run(provider, job_id)])
 
     def _keep_images(self, caller: Caller, job_id: str, order: Order, quote: Quote) -> list[StoredInput]:
         if not order.images:

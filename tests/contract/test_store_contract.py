@@ -110,6 +110,19 @@ def test_a_deleted_key_can_be_put_again(store, put):
     assert store.read("job_1/0/a") == b"z"
 
 
+def test_a_copy_and_its_source_outlive_each_other(store, put):
+    put("job_1/0/a.png", b"the image")
+    store.copy("job_1/0/a.png", "job_2/0/a.png")
+    store.copy("job_1/0/a.png", "job_3/0/a.png")
+    store.delete("job_1/0/a.png")
+    assert (store.read("job_2/0/a.png"), store.exists("job_1/0/a.png")) == (b"the image", False)
+    store.delete("job_2/0/a.png")
+    assert store.read("job_3/0/a.png") == b"the image"
+    with pytest.raises(BlobNotFoundError):
+        store.copy("job_1/0/a.png", "job_4/0/a.png")
+    assert list(store.iter_keys()) == ["job_3/0/a.png"]
+
+
 def test_keys_are_listed_by_prefix_and_by_age(store, put):
     for key in ("job_1/0/a", "job_1/1/b", "job_12/0/c", "top"):
         put(key, b"x")
@@ -143,7 +156,7 @@ def test_keys_are_listed_by_prefix_and_by_age(store, put):
 def test_a_key_that_is_not_made_of_our_ids_is_refused_by_every_method(store, put, key):
     with pytest.raises(ValueError, match="not a storage key"):
         put(key, b"x")
-    for method in (store.open, store.read, store.exists, store.delete):
+    for method in (store.open, store.read, store.exists, store.delete, lambda bad: store.copy("a", bad)):
         with pytest.raises(ValueError, match="not a storage key"):
             method(key)
 

@@ -283,7 +283,7 @@ def test_the_books_balance_after_all_crashes(lanes: list[Lane]) -> None:
 
 def test_every_failpoint_of_a_worker_has_a_story() -> None:
     died_at = {death.partition(":")[0] for story in STORIES for death in story.deaths if death}
-    elsewhere = {name for name in failpoints.POINTS if name.startswith(("submit.", "webhook.", "batch."))}
+    elsewhere = {name for name in failpoints.POINTS if name.startswith(("submit.", "cache.", "webhook.", "batch."))}
     assert died_at | elsewhere == set(failpoints.POINTS)
 
 

@@ -189,6 +189,7 @@ def test_the_drawing_shows_what_the_verbs_do() -> None:
     rows = re.findall(r"^    (\w+) {3,}([A-Z -]+?) {2,}([A-Z ]+)$", lifecycle.__doc__ or "", re.MULTILINE)
     drawn = {verb: (set(sources.lower().split()), set(targets.lower().split())) for verb, sources, targets in rows}
     assert drawn.pop("submit") == ({"-"}, {"queued"})
+    assert drawn.pop("answer") == ({"-"}, {"succeeded"})  # tests/integration/test_result_cache.py
     assert drawn.pop("cancel") == ({"queued"}, {"cancelled"})  # test_a_cancel_of_a_queued_job_is_final_and_free
     tried = {
         "expired" if name == "expire" else name: (sources, target) for name, (_, sources, target, _) in VERBS.items()
@@ -200,7 +201,7 @@ def test_the_drawing_shows_what_the_verbs_do() -> None:
         assert drawn[name][1] == {target}, name
     stay = {"hold", "defer", "due_now", "reported", "take_adjusting", "adjusted"}  # they change no state
     verbs = {name for name in lifecycle.__all__ if name.islower()} - {"end", *stay}
-    assert verbs == drawn.keys() | {"submit", "cancel"}
+    assert verbs == drawn.keys() | {"submit", "answer", "cancel"}
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -19,7 +19,7 @@ from core.ids import new_id
 from jobs.maintenance import deletion, fleet, retention, sweep
 from jobs.reads import events, tasks
 from jobs.reads.tasks import Filters
-from jobs.submission import estimates, sdk_attempts
+from jobs.submission import estimates, result_cache, sdk_attempts
 
 HISTORY = 200_000
 RARE = 3
@@ -50,8 +50,10 @@ def grown(postgres_url: str) -> Iterator[Database]:
             _seed(connection, status, RARE, first=-100 * (number + 1))
         connection.execute(
             text(
-                "INSERT INTO orders (job_id, request, metadata) SELECT id, '{}',"
-                " jsonb_build_object('nth', right(id, 1)) FROM jobs"
+                # Half of them are equal.
+                "INSERT INTO orders (job_id, request, metadata, order_sha256) SELECT id, '{}',"
+                " jsonb_build_object('nth', right(id, 1)),"
+                " CASE WHEN right(id, 1) < '5' THEN '\\x01' ELSE decode(md5(id), 'hex') END FROM jobs"
             )
         )
         connection.execute(
@@ -193,6 +195,14 @@ def test_the_sweep_finds_what_is_to_be_cancelled_by_its_own_index(grown: Databas
 @pytest.mark.parametrize("status", [None, "succeeded"])
 def test_a_page_far_back_does_not_read_the_earlier_pages(grown: Database, status: str | None) -> None:
     pages, plan = list_pages(grown, ACCOUNT, status, cursor=f"job_{2000:026d}")
+    assert pages < PAGES_AT_MOST, plan
+
+
+def test_the_look_for_an_equal_order_reads_a_few_pages_however_many_there_are(grown: Database) -> None:
+    values = {"order_digest": "\\x01", "account_id": ACCOUNT, "provider": "p", "model": "m", "max_age_s": 1e9}
+    with grown.autocommit() as connection:
+        pages, plan = pages_read(connection, result_cache.FIND.sql, {**values, "looked_at": result_cache.LOOKED_AT})
+    assert "orders_equal" in plan
     assert pages < PAGES_AT_MOST, plan
 
 

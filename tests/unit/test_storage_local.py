@@ -141,6 +141,24 @@ def test_a_file_on_another_disk_is_copied_in(store, monkeypatch, tmp_path):
     assert not (tmp_path / "incoming").exists()
 
 
+@pytest.mark.parametrize("refused", ["", "link", "utime"])
+def test_a_copy_is_young_and_a_file_of_its_own_where_the_disk_has_no_links(store, tmp_path, monkeypatch, refused):
+    store.put_file(_incoming(tmp_path), "a/0/x.png")
+    os.utime(store.root / "a/0/x.png", (0, 0))
+
+    def fails(*_args, **_options):
+        raise PermissionError(errno.EPERM, "not here")
+
+    if refused:
+        monkeypatch.setattr(os, refused, fails)
+    store.copy("a/0/x.png", "b/0/x.png")
+    assert store.read("b/0/x.png") == b"data"
+    copied = store.root / "b/0/x.png"
+    assert (copied.stat().st_nlink, _mode(copied)) == (1 if refused else 2, 0o600)
+    assert list(store.iter_keys("b/", older_than_s=3600.0)) == []  # it is no orphan while its row is written
+    assert list(store.staging.iterdir()) == []
+
+
 def test_folders_left_empty_go_with_the_last_blob(store, tmp_path):
     for name in ("a", "b"):
         store.put_file(_incoming(tmp_path), f"job/0/{name}")

@@ -28,6 +28,7 @@ ORDER_ERRORS = (
 )
 REQUEST_HEADERS = (
     "Idempotency-Key",
+    "Cache-Control",
     "X-Fal-Request-Timeout",
     "X-Fal-Queue-Priority",
     "x-fal-no-retry",

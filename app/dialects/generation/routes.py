@@ -48,7 +48,7 @@ _STREAM = (
         pace="submit",
         errors=("malformed_json", "insufficient_credits", "spending_limit", "model_not_allowed", "host_not_allowed"),
         body=GenerationBody,
-        request_headers=("Idempotency-Key", "Prefer"),
+        request_headers=("Idempotency-Key", "Prefer", "Cache-Control"),
         description="A bad order is 400 here, with every bad field in `error`.",
     )
 )

@@ -43,7 +43,7 @@ SETTINGS = ("model", "width", "height", "quality")
             *("upstream_failed", "host_not_allowed"),
         ),
         body=ImageGenerateBody,
-        request_headers=("Idempotency-Key",),
+        request_headers=("Idempotency-Key", "Cache-Control"),
         description="A bad order is 400 here, with every bad field in `message`. Spaces keep the answer alive after 15"
         " s, when its status is already 200: `success` and `code` tell how it went.",
     )

@@ -54,7 +54,7 @@ def _endpoint(summary: str, *answers: Answer, description: str = "") -> Endpoint
         errors=_ERRORS,
         body=ImagesBody,
         multipart=True,
-        request_headers=("Idempotency-Key", "Prefer", CANCEL_HEADER),
+        request_headers=("Idempotency-Key", "Prefer", "Cache-Control", CANCEL_HEADER),
         description=description,
     )
 

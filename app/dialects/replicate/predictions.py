@@ -81,7 +81,7 @@ _CREATE = Endpoint(
         "storage_unavailable",
     ),
     body=PredictionBody,
-    request_headers=("Prefer", "Cancel-After", "Idempotency-Key"),
+    request_headers=("Prefer", "Cancel-After", "Idempotency-Key", "Cache-Control"),
 )
 
 

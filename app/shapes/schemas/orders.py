@@ -93,6 +93,11 @@ class OrderFields(BaseModel):
     webhook_events: list[Literal[EVENTS]] | None = Field(  # type: ignore[valid-type]
         None, min_length=1, description="of which events; its end, where it is left out"
     )
+    use_cache: bool | None = Field(
+        None,
+        description="false: an earlier task does not answer this order, where the operator's result cache is on; as"
+        " `Cache-Control: no-cache` says it",
+    )
     lenient: bool | None = Field(None, description="drop fields the model does not take, with a warning")
 
 
@@ -158,6 +163,10 @@ class Estimate(Shape):
     provider: str
     n: int
     price: EstimatePrice
+    cached_price: EstimatePrice | None = Field(
+        description="the price if an earlier equal task answers; null where none does: the order has no seed of its own"
+        " or wants no such answer, or the operator's result cache is off"
+    )
     chosen: Chosen | None = Field(description="null where the order named its model")
     normalised: dict[str, Any]
     warnings: list[str]

@@ -16,6 +16,11 @@ class Limit(Shape):
     window_s: int
 
 
+class ResultCacheTerms(Shape):
+    max_age_s: float = Field(description="seconds after its end in which a task answers equal orders with a seed")
+    price_percent: float = Field(description="what such an answer costs, of the full price")
+
+
 class QuotaOut(Shape):
     object: Literal["quota"]
     available_microcredits: Microcredits
@@ -28,6 +33,9 @@ class QuotaOut(Shape):
     spendable: str
     window: int = Field(description="most of your tasks in a provider's queue at once")
     limits: list[Limit]
+    result_cache: ResultCacheTerms | None = Field(
+        description="the terms on which an earlier task answers an equal order; null: every order is made"
+    )
 
 
 class LedgerQuery(Request):

@@ -231,6 +231,10 @@ class TaskOut(Shape):
     warnings: list[str]
     metadata: dict[str, str]
     webhook: TaskWebhook | None = Field(description="null without `webhook_url`, and in every callback")
+    cached_from: str | None = Field(
+        description="the earlier task of an equal order that answered this one, where the operator's result cache is"
+        " on; null: it was made for this order"
+    )
     parent_id: str | None = Field(description="the task that this one repeats")
     urls: TaskUrls
     raw: list[RawCall] | None = Field(None, description="only with `include=raw`: what each call was answered")
