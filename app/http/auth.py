@@ -48,6 +48,12 @@ class ScopeMissingError(ServiceError):
     code = "scope_missing"
 
 
+class KeyPausedError(ServiceError):
+    """The key is good, and paused until an operator lets it on."""
+
+    code = "key_paused"
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """What the guard asks. ``authenticate`` returns the caller behind a token, None for one that is not valid, and
@@ -116,7 +122,7 @@ def admit(guard: Guard, request: Request) -> None:
 def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
     """Who calls, by signed link, key or token. A client that sends its header with every address may send it with a
     signed one, and either is enough. Raises KeyMissingError, KeyInvalidError, TokenRefusedError, SignatureInvalidError,
-    SignatureExpiredError, KeysAwayError, DatabaseAwayError."""
+    SignatureExpiredError, KeyPausedError, KeysAwayError, DatabaseAwayError."""
     header = request.headers.get("Authorization")
     if endpoint.signed and "signature" in request.args:
         try:
@@ -150,6 +156,8 @@ def _of_key(guard: Guard, token: str, address: str) -> Caller:
     if caller is None:
         guard.limits.charge_wrong_key(address)
         raise KeyInvalidError
+    if caller.paused:
+        raise KeyPausedError
     return caller
 
 

@@ -91,6 +91,12 @@ class Here:
     def revoke_key(self, key_id: str) -> Document:
         return render.key(administration.revoke_key(self._connection, actor(), key_id))
 
+    def pause_key(self, key_id: str, reason: str) -> Document:
+        return render.key(administration.pause_key(self._connection, actor(), key_id, reason))
+
+    def resume_key(self, key_id: str) -> Document:
+        return render.key(administration.resume_key(self._connection, actor(), key_id))
+
     def grant(self, body: Mapping[str, Any], idempotency_key: str | None) -> Document:
         made, _ = administration.grant(
             self._connection,

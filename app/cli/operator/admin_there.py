@@ -46,6 +46,12 @@ class There:
     def revoke_key(self, key_id: str) -> Document:
         return self._client.post(f"{_BASE}/keys/{quote(key_id, safe='')}/revoke")
 
+    def pause_key(self, key_id: str, reason: str) -> Document:
+        return self._client.post(f"{_BASE}/keys/{quote(key_id, safe='')}/pause", {"reason": reason})
+
+    def resume_key(self, key_id: str) -> Document:
+        return self._client.post(f"{_BASE}/keys/{quote(key_id, safe='')}/resume")
+
     def grant(self, body: Mapping[str, Any], idempotency_key: str | None) -> Document:
         return self._client.post_once(f"{_BASE}/grants", body, idempotency_key)
 
