@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from flask import Flask, Request, Response, current_app, g
@@ -23,6 +23,7 @@ from app.http.endpoint import Endpoint, Scope, about
 from app.http.errors import answer
 from app.http.limits import RateLimits
 from app.http.signing import SignatureExpiredError, SignatureInvalidError, Signer
+from app.http.tallies import Tallies
 from core.errors import ServiceError
 from core.ids import new_id
 
@@ -63,6 +64,7 @@ class Guard:
     knows_key: Callable[[str], bool]
     limits: RateLimits
     signer: Signer
+    tallies: Tallies = field(default_factory=Tallies)
 
 
 def install(app: Flask, guard: Guard) -> None:
@@ -114,6 +116,7 @@ def admit(guard: Guard, request: Request) -> None:
         return
     caller = identify(guard, endpoint, request)
     g.caller = caller
+    guard.tallies.request(caller.key_id)
     _check_scope(caller, endpoint.scope)
     guard.limits.charge(endpoint.pace, caller)
     check_accept(endpoint, request)
@@ -152,9 +155,11 @@ def _of_key(guard: Guard, token: str, address: str) -> Caller:
         caller = guard.authenticate(token) if sound else None
     except TokenRefusedError:
         guard.limits.charge_wrong_key(address)
+        guard.tallies.wrong_key(token, address)
         raise
     if caller is None:
         guard.limits.charge_wrong_key(address)
+        guard.tallies.wrong_key(token, address)
         raise KeyInvalidError
     if caller.paused:
         raise KeyPausedError
