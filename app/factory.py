@@ -12,6 +12,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.api import (
     admin,
+    admin_abuse,
     admin_accounts,
     admin_keys,
     admin_tasks,
@@ -125,7 +126,8 @@ def build(settings: Settings, services: Services) -> Flask:
     auth.install(app, guard)
     for module in (
         *(submit, tasks, batches, rerun, events, images, uploads, models, providers, quota, usage),
-        *(prompts, webhooks, admin, admin_accounts, admin_keys, admin_tasks, metrics, hooks, health, docs_page),
+        *(prompts, webhooks, admin, admin_abuse, admin_accounts, admin_keys, admin_tasks),
+        *(metrics, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
     for blueprint in registered.BLUEPRINTS:

@@ -58,6 +58,22 @@ class There:
     def actions(self, filters: Mapping[str, Any]) -> Document:
         return self._client.get(f"{_BASE}/actions", filters)
 
+    def abuse_rules(self, account: str | None) -> list[Document]:
+        return list(self._client.get(f"{_BASE}/abuse/rules", {"account": account})["data"])
+
+    def change_rule(self, rule: str, body: Mapping[str, Any]) -> Document:
+        return self._client.patch(f"{_BASE}/abuse/rules/{quote(rule, safe='')}", body)
+
+    def reset_rule(self, rule: str, account: str) -> Document:
+        return self._client.delete(f"{_BASE}/abuse/rules/{quote(rule, safe='')}", {"account": account})
+
+    def abuse_events(self, filters: Mapping[str, Any]) -> Document:
+        given = {name: str(value).lower() if isinstance(value, bool) else value for name, value in filters.items()}
+        return self._client.get(f"{_BASE}/abuse/events", given)
+
+    def acknowledge(self, event_id: str, note: str) -> Document:
+        return self._client.post(f"{_BASE}/abuse/events/{quote(event_id, safe='')}/acknowledge", {"note": note})
+
     def _all(self, noun: str, query: Mapping[str, Any]) -> list[Document]:
         found: list[Document] = []
         cursor = None
