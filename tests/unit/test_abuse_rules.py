@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from app.cli.operator.abuse import ACTIONS
 from app.shapes.schemas.abuse import ActionName
 from jobs.abuse import rules
 from jobs.abuse.rules import Rule, Rules, RulesError
+from tests.unit.test_docs import ROOT
 
 NOW = datetime(2026, 11, 18, 12, 34, 56, tzinfo=UTC)
 
@@ -117,6 +119,14 @@ def test_an_accounts_changes_that_no_longer_fit_are_left_out() -> None:
     assert found.of("r", "acct_a") == rule
     assert found.of("r", "acct_b").percent == 50
     assert found.of("r", None) == rule
+
+
+def test_the_page_tells_of_every_packaged_rule_and_every_member(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "abuse.md").read_text()
+    told = {
+        name for row in re.findall(r"^\| (`.+?) \|", page, re.MULTILINE) for name in re.findall(r"`([a-z0-9_-]+)`", row)
+    }
+    assert told == {*rules.load(tmp_path / "none.yaml"), *Rule.model_fields} - {"name"}
 
 
 def test_the_command_and_the_api_know_the_same_actions() -> None:
