@@ -17,6 +17,7 @@ from jobs.abuse.events import Event
 from jobs.abuse.figures import Figure, Ordered, Usual
 from jobs.abuse.judging import Trip, trips
 from jobs.abuse.rules import Rule, Rules
+from jobs.abuse.tallies import TallyKind
 from jobs.abuse.tripping import trip
 
 log = structlog.get_logger(__name__)
@@ -100,7 +101,7 @@ class Readings:
         if rule.kind == "refusals":
             return figures.refused(self._hot, since, self._now, rule.per)
         if rule.kind == "bad_keys":
-            kind = "wrong_address" if rule.per == "address" else "wrong_key"
+            kind: TallyKind = "wrong_address" if rule.per == "address" else "wrong_key"
             return figures.tallied(self._hot, kind, since, self._now)
         if rule.measure == "requests":
             return figures.tallied(self._hot, "requests", since, self._now)

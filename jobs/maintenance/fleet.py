@@ -59,7 +59,7 @@ AUDIT_FINDINGS = Reading(
 AUDIT_AGE = Reading("darkroom_audit_age_seconds", "Time since the last audit.")
 ABUSE_OPEN = Reading(
     "darkroom_abuse_events_open",
-    "Rules on abuse that tripped, notify or pause a key, and that no one has acknowledged, of the newest 10,000 events.",
+    "Rules on abuse that tripped and that no one has acknowledged, but for those that only log; of the newest 10,000.",
     ("rule",),
 )
 CATALOG_DIFFERENCES = Reading(
