@@ -12,11 +12,13 @@ from sqlalchemy import text
 
 from core import key_values
 from core.db import Database, Hot
+from core.errors import DatabaseBusyError
 from jobs.abuse import figures, overrides
 from jobs.abuse.events import Event
 from jobs.abuse.figures import Figure, Ordered, Usual
 from jobs.abuse.judging import Trip, trips
 from jobs.abuse.rules import Rule, Rules
+from jobs.abuse.spend import Spend
 from jobs.abuse.tallies import TallyKind
 from jobs.abuse.tripping import trip
 
@@ -36,6 +38,7 @@ class Evaluation:
     database: Database
     rules: Mapping[str, Rule]
     targets: Collection[str] = ()
+    _spend: Spend = field(default_factory=Spend, init=False)
     _usual: tuple[datetime, dict[str, Usual]] | None = field(default=None, init=False)
 
     def evaluate_in_turn(self, *, owner: str, every_s: float) -> Sequence[Event] | None:
@@ -64,14 +67,19 @@ class Evaluation:
         return tripped
 
     def _trips(self, rules: Rules, now: datetime) -> list[Trip]:
-        with self.database.hot() as hot:
-            readings = Readings(hot, now)
-            found: list[Trip] = []
-            for name in rules.installation:
-                if rules.in_use(name):
-                    rule = rules.installation[name]
+        found: list[Trip] = []
+        readings = Readings(self._spend, now)
+        for name, rule in rules.installation.items():
+            if not rules.in_use(name):
+                continue
+            try:
+                with self.database.hot() as hot:
                     usual = self._usual_days(hot, now) if _needs_usual(rules, name) else {}
-                    found += trips(rules, name, readings.of(rule), usual, now)
+                    figures_read = readings.of(hot, rule)
+            except DatabaseBusyError as error:
+                log.warning("abuse_rule_not_judged", rule=name, detail=error.detail)
+            else:
+                found += trips(rules, name, figures_read, usual, now)
         return found
 
     def _usual_days(self, hot: Hot, now: datetime) -> dict[str, Usual]:
@@ -90,28 +98,35 @@ def _needs_usual(rules: Rules, name: str) -> bool:
 class Readings:
     """What happened, read once a round for all rules that look at the same."""
 
-    def __init__(self, hot: Hot, now: datetime) -> None:
-        self._hot = hot
+    def __init__(self, spend: Spend, now: datetime) -> None:
+        self._spend = spend
         self._now = now
         self._ordered: dict[datetime, list[Ordered]] = {}
+        self._read: dict[tuple[object, ...], list[Figure]] = {}
 
-    def of(self, rule: Rule) -> list[Figure]:
-        """The figures that a rule looks at."""
+    def of(self, hot: Hot, rule: Rule) -> list[Figure]:
+        """The figures that a rule looks at. Raises DatabaseBusyError."""
+        same = (rule.kind, rule.window, rule.per, rule.measure)
+        if same not in self._read:
+            self._read[same] = self._figures(hot, rule)
+        return self._read[same]
+
+    def _figures(self, hot: Hot, rule: Rule) -> list[Figure]:
         since = rule.since(self._now)
         if rule.kind == "refusals":
-            return figures.refused(self._hot, since, self._now, rule.per)
+            return figures.refused(hot, since, self._now, rule.per)
         if rule.kind == "bad_keys":
             kind: TallyKind = "wrong_address" if rule.per == "address" else "wrong_key"
-            return figures.tallied(self._hot, kind, since, self._now)
+            return figures.tallied(hot, kind, since, self._now)
         if rule.measure == "requests":
-            return figures.tallied(self._hot, "requests", since, self._now)
+            return figures.tallied(hot, "requests", since, self._now)
         if isinstance(rule.window, str):
-            return figures.spent(self._hot, rule.window, since, self._now)
+            return self._spend.of(hot, rule.window, since, self._now)
         measure = "spent" if rule.kind == "spend" else rule.measure or "jobs"
-        known = self._known_ordered(since)
+        known = self._known_ordered(hot, since)
         return figures.by(rule.per, {(each.account_id, each.key_id): getattr(each, measure) for each in known})
 
-    def _known_ordered(self, since: datetime) -> list[Ordered]:
+    def _known_ordered(self, hot: Hot, since: datetime) -> list[Ordered]:
         if since not in self._ordered:
-            self._ordered[since] = figures.ordered(self._hot, since, self._now)
+            self._ordered[since] = figures.ordered(hot, since, self._now)
         return self._ordered[since]

@@ -1,7 +1,6 @@
 """What happened in a window, of each account, key and address: read by index, at most ``MOST`` of them a query.
 
-Spend of a day or month is what was captured of it, by the sums of closed hours and the ledger behind them
-(jobs/reads/usage.py), and what live jobs have reserved.
+Spend of a day or month is in jobs/abuse/spend.py.
 """
 
 from __future__ import annotations
@@ -45,19 +44,6 @@ fact AS (
     FROM gap CROSS JOIN LATERAL usage_facts(gap.gap_since, gap.gap_until) AS f
 )
 """
-# Subqueries by primary key: the balances of all accounts are not read from end to end.
-SPENT = Statement(f"""
-{_FACT},
-spent AS (SELECT account_id, sum(captured) AS captured FROM fact GROUP BY account_id),
-account AS (
-    SELECT a.id, a.spend_day_limit, a.spend_month_limit, coalesce(s.captured, 0) AS captured,
-        coalesce((SELECT b.reserved FROM balances AS b WHERE b.account_id = a.id), 0) AS reserved
-    FROM accounts AS a LEFT JOIN spent AS s ON s.account_id = a.id
-)
-SELECT id, spend_day_limit, spend_month_limit, captured + reserved AS spent FROM account
-WHERE captured + reserved > 0 ORDER BY captured + reserved DESC LIMIT CAST(:most AS int)
-""")
-
 # Over the days on which something was ordered: a studio that rests at weekends has its usual weekday.
 USUAL = Statement(f"""
 {_FACT},
@@ -127,13 +113,6 @@ class Ordered:
     jobs: int
     images: int
     spent: int
-
-
-def spent(hot: Hot, period: str, since: datetime, until: datetime) -> list[Figure]:
-    """What accounts spent in a day or month so far, the most first."""
-    rows = hot.all(SPENT, {"since": since, "until": until, "most": MOST})
-    budget = "spend_day_limit" if period == "day" else "spend_month_limit"
-    return [Figure(int(row.spent), row.id, budget=getattr(row, budget)) for row in rows]
 
 
 def usual_days(hot: Hot, today: datetime) -> dict[str, Usual]:

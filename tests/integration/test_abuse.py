@@ -179,6 +179,42 @@ def test_what_is_usual_is_read_from_the_sums_of_closed_days_as_from_the_ledger(h
     assert (event.figures["usual"], event.figures["value"]) == (5.0, 10.0)
 
 
+def test_what_closed_hours_have_captured_is_read_once_and_what_comes_after_in_each_round(house: House) -> None:
+    rule = {"kind": "spend", "window": "day", "budget": 10, "percent": 100}
+    midnight = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+
+    def close(hour: int, captured: int) -> None:
+        house.sql(
+            "INSERT INTO usage_steps (from_at, to_at) VALUES (:at, :at + interval '1 hour')",
+            at=midnight + timedelta(hours=hour),
+        )
+        house.sql(
+            "INSERT INTO usage_sums VALUES (:at, :a, '', 'generate', 'm', 'openai', 'succeeded', 1, 1, :c, 0, 0, 0, 0,"
+            " 0)",
+            at=midnight + timedelta(hours=hour),
+            a=house.account,
+            c=captured,
+        )
+
+    close(0, 2 * CREDIT)
+    close(1, 3 * CREDIT)
+    house.ordered(midnight + timedelta(hours=2, minutes=30), price=1 * CREDIT)
+    close(3, 7)  # behind a gap: not closed as a whole, and the ledger has nothing there
+    house.ordered(NOW - seconds(60), price=2 * CREDIT)
+    evaluation = house.evaluation(rule)
+    assert evaluation.evaluate(NOW) == []
+    close(2, 1 * CREDIT)  # now the first four hours are closed
+    house.sql("DELETE FROM usage_sums")  # which are not read again
+    assert evaluation.evaluate(NOW + seconds(60)) == []
+    house.ordered(NOW + seconds(70), price=2 * CREDIT)
+    [event] = evaluation.evaluate(NOW + seconds(120))
+    assert event.figures["value"] == 10.0
+    # On the next day all begins again.
+    house.ordered(NOW + timedelta(hours=13), price=10 * CREDIT)
+    [event] = evaluation.evaluate(NOW + timedelta(hours=14))
+    assert (event.figures["value"], event.figures["since"]) == (10.0, "2026-11-19T00:00:00.000Z")
+
+
 # ---------------------------------------------------------------- refusals, load, wrong keys
 
 
