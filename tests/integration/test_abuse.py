@@ -296,24 +296,40 @@ def test_a_rule_trips_once_a_window_and_again_in_the_next(house: House) -> None:
     assert len(house.events()) == 2
 
 
-def test_two_workers_that_judge_at_once_write_one_event(house: House) -> None:
+def test_a_worker_that_judges_while_another_writes_waits_and_finds_its_event(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for ago in (1, 2):
         house.ordered(NOW - seconds(ago))
-    together = threading.Barrier(4)
-    found: list[Sequence[Event]] = []
+    written, go_on = threading.Event(), threading.Event()
+    tell = operator.tell
+    found: dict[str, Sequence[Event]] = {}
 
-    def judge(apart_s: float) -> None:
-        evaluation = house.evaluation(LOAD)
-        together.wait()
-        found.append(evaluation.evaluate(NOW + seconds(apart_s)))
+    def stop(*args: Any) -> None:
+        tell(*args)
+        written.set()
+        assert go_on.wait(20)
 
-    # Some of them on the other side of a minute's edge.
-    threads = [threading.Thread(target=judge, args=(apart_s,)) for apart_s in (0, 0, 30, 30)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(len(each) for each in found) == len(house.events()) == 1
+    def judge(name: str, now: datetime) -> None:
+        found[name] = house.evaluation(LOAD).evaluate(now)
+
+    monkeypatch.setattr(operator, "tell", stop)
+    first = threading.Thread(target=judge, args=("first", NOW))
+    first.start()
+    assert written.wait(20)
+    monkeypatch.setattr(operator, "tell", tell)
+    # On the other side of a minute's edge, where no unique index is in its way.
+    second = threading.Thread(target=judge, args=("second", NOW + seconds(30)))
+    second.start()
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    until_s = time.monotonic() + 20
+    while second.is_alive() and house.sql_all(waiting) == [(0,)]:
+        assert time.monotonic() < until_s
+        time.sleep(0.005)
+    go_on.set()
+    first.join()
+    second.join()
+    assert (len(found["first"]), len(found["second"]), len(house.events())) == (1, 0, 1)
 
 
 def test_one_worker_of_the_fleet_takes_the_turn(house: House) -> None:
