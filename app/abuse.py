@@ -5,7 +5,7 @@ The routes and the commands next to the database share these, and the documents 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -18,6 +18,7 @@ from jobs.abuse.events import Event
 from jobs.abuse.judging import unit_of, window_text
 from jobs.abuse.rules import Rule, Rules, RulesError, changed
 from jobs.errors import FaultsError, FieldFault
+from webhooks import operator
 
 
 class RuleNotFoundError(ServiceError):
@@ -85,6 +86,11 @@ def acknowledge(connection: Connection, actor: Actor, event_id: str, note: str) 
         after = {"rule": found.rule, "note": note}
         trail.record(connection, actor, "abuse.acknowledge", event_id, account_id=found.account_id, after=after)
     return found
+
+
+def send_test(connection: Connection, targets: Collection[str]) -> dict[str, Any]:
+    """Have each receiver of the operator get a test message. Raises NoReceiversError."""
+    return {"object": "operator.test", "messages": operator.send_test(connection, targets)}
 
 
 def _found(installed: Installed, name: str) -> Rule:

@@ -62,6 +62,7 @@ from storage.base import MediaLimits, Store, StoredImage
 from storage.counts import note_decoders
 from storage.media import Media
 from storage.opening import open_store
+from webhooks import operator
 from webhooks.receivers import policy as webhook_policy
 from workers.enqueue import Publisher
 
@@ -99,7 +100,7 @@ class Services:
     wrong. ``wait`` estimates how long a queued task will wait for its start, ``waiting`` which pause it waits behind;
     ``service_s`` says how long jobs of models took lately, by id, where that was measured. ``exposition`` answers
     scrapes, ``notes`` set the gauges of this process. ``tallies`` counts for the rules on
-    abuse, ``abuse_rules`` by name.
+    abuse, ``abuse_rules`` by name, ``operator_targets`` are those of webhooks.operator.
     """
 
     authenticate: Callable[[str], Caller | None]
@@ -136,6 +137,7 @@ class Services:
     notes: Sequence[Callable[[], None]] = ()
     tallies: Tallies = field(default_factory=Tallies)
     abuse_rules: Mapping[str, Rule] = field(default_factory=dict)
+    operator_targets: Collection[str] = ()
 
     @property
     def catalog(self) -> Catalog:
@@ -253,6 +255,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         ],
         tallies=Tallies(partial(_write_tallies, database) if settings.abuse_every_s else None),
         abuse_rules=_abuse_rules(settings),
+        operator_targets=operator.targets_of(settings.operator_webhooks),
     )
 
 

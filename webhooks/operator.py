@@ -17,7 +17,8 @@ from sqlalchemy import Connection, text
 
 from core.outbound.untrusted import Policy
 from core.outbound.urls import origin_of
-from webhooks.forms import STANDARD
+from webhooks.errors import NoReceiversError
+from webhooks.forms import STANDARD, TEST
 from webhooks.receivers import policy
 
 ACCOUNT: Final = "operator"
@@ -67,6 +68,11 @@ def _check_secret(secret: str) -> None:
         raise ValueError("a secret is whsec_ and the base64 of 24 to 64 bytes")
 
 
+def targets_of(urls: Sequence[str]) -> Collection[str]:
+    """The targets of these URLs, for who writes messages and does not send them."""
+    return tuple(map(_target, urls))
+
+
 def _target(url: str) -> str:
     """A name of the URL that says nothing of it: paths of receivers are secrets of some services."""
     return f"{ACCOUNT}:{hashlib.sha256(url.encode()).hexdigest()[:16]}"
@@ -78,8 +84,17 @@ SELECT :account_id, :about, :event, target, :form FROM unnest(CAST(:targets AS t
 """)
 
 
-def tell(connection: Connection, targets: Collection[str], event: str, about: str) -> None:
-    """Write a message for each receiver in the caller's transaction; ``about``: the id of what it is about."""
+def tell(connection: Connection, targets: Collection[str], event: str, about: str | None) -> None:
+    """Write a message for each receiver in the caller's transaction; ``about``: the id of what it is about, None of a
+    test."""
     if targets:
         values = {"account_id": ACCOUNT, "about": about, "event": event, "form": STANDARD, "targets": list(targets)}
         connection.execute(_TELL, values)
+
+
+def send_test(connection: Connection, targets: Collection[str]) -> int:
+    """Write a test message for each receiver; how many. Raises NoReceiversError."""
+    if not targets:
+        raise NoReceiversError("DARKROOM_OPERATOR_WEBHOOK_URL is not set")
+    tell(connection, targets, TEST, None)
+    return len(targets)

@@ -17,6 +17,7 @@ from app.shapes.schemas.abuse import (
     AbuseEventOut,
     AbuseEventsQuery,
     AcknowledgeIn,
+    OperatorTestOut,
     RuleChange,
     RuleList,
     RuleOut,
@@ -151,3 +152,19 @@ def acknowledge_event(event_id: str) -> Response:
     read_query(Empty, request.args)
     note = read_body(AcknowledgeIn, request).note
     return json_answer(events.document(services().connections.transaction(abuse.acknowledge, actor(), event_id, note)))
+
+
+@bp.post("/test")
+@describe(
+    Endpoint(
+        "Send a test message to the operator's webhook",
+        "admin",
+        (Answer(202, "It is sent, and repeated, as a message about a rule would be.", OperatorTestOut),),
+        scope="admin",
+        errors=("no_operator_webhook", "invalid_request"),
+        query=Empty,
+    )
+)
+def send_test() -> Response:
+    read_query(Empty, request.args)
+    return json_answer(services().connections.transaction(abuse.send_test, services().operator_targets), 202)

@@ -120,6 +120,7 @@ CODES: Mapping[str, Kind] = {
     "own_account": Kind(409, "Your own account", "An administrator's key cannot disable the account it belongs to."),
     "not_enough_to_take": Kind(409, "Not so many credits", "More cannot be taken back than is free to spend."),
     "too_many_webhooks": Kind(422, "Too many webhooks", "Delete one that is not needed any more."),
+    "no_operator_webhook": Kind(409, "No webhook of the operator", "DARKROOM_OPERATOR_WEBHOOK_URL is not set."),
     "webhook_disabled": Kind(409, "Webhook disabled", "Enable it first; disabled_reason says why it is."),
     # The service
     "enhancer_not_configured": Kind(

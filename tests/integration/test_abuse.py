@@ -26,7 +26,12 @@ from jobs.abuse import counts, events, overrides, rules, tallies
 from jobs.abuse.evaluation import TURN, Evaluation
 from jobs.abuse.events import Event, EventNotFoundError, Filters
 from jobs.abuse.rules import Rule
+from jobs.maintenance.backlogs import drain
+from jobs.maintenance.retention import Retention
+from storage.local import LocalStore
+from storage.media import Media
 from webhooks import operator
+from webhooks.errors import NoReceiversError
 
 # The middle of a day, an hour and a minute; what tests write lies around it.
 NOW = datetime(2026, 11, 18, 12, 30, 30, tzinfo=UTC)
@@ -458,6 +463,18 @@ def test_a_rule_that_only_logs_tells_no_one(house: House, desk: Receiver) -> Non
     assert house.sql_all("SELECT 1 FROM webhook_messages") == []
 
 
+def test_a_test_message_reaches_each_receiver(house: House, desk: Receiver) -> None:
+    receivers = operator.receivers([f"{desk.url}/a", f"{desk.url}/b"], SECRETS)
+    assert list(operator.targets_of([f"{desk.url}/a", f"{desk.url}/b"])) == list(receivers.targets)
+    with house.database.transaction() as connection:
+        assert operator.send_test(connection, receivers.targets) == 2
+        with pytest.raises(NoReceiversError):
+            operator.send_test(connection, [])
+    send(house, receivers)
+    assert sorted((got.path, got.type) for got in desk.got) == [("/a", "webhook.test"), ("/b", "webhook.test")]
+    Webhook(SECRETS[0]).verify(desk.got[0].body, dict(desk.got[0].headers))
+
+
 def test_a_message_to_a_url_that_was_taken_away_is_dropped(house: House, desk: Receiver) -> None:
     for ago in (1, 2):
         house.ordered(NOW - seconds(ago))
@@ -493,7 +510,9 @@ def test_bad_receivers_are_refused_without_their_text(urls: list[str], secrets: 
 # ---------------------------------------------------------------- events
 
 
-def test_events_are_paged_filtered_acknowledged_once_and_deleted_when_old(house: House) -> None:
+def test_events_are_paged_filtered_acknowledged_once_and_deleted_when_old(
+    house: House, media: Media, store: LocalStore
+) -> None:
     for ago in (1, 2):
         house.ordered(NOW - seconds(ago))
     house.judge(LOAD, {**LOAD, "per": "account"})
@@ -512,8 +531,13 @@ def test_events_are_paged_filtered_acknowledged_once_and_deleted_when_old(house:
     assert house.events(acknowledged=False) == [second]
     house.sql("UPDATE abuse_events SET at = clock_timestamp() - interval '2 days' WHERE id = :id", id=second.id)
     house.sql("UPDATE abuse_events SET at = clock_timestamp() WHERE id = :id", id=first.id)
-    with house.database.transaction() as connection:
-        assert events.delete_old(connection, keep_s=86_400, size=10) == 1
+    house.sql(
+        "INSERT INTO abuse_tallies VALUES ('requests', clock_timestamp() - interval '8 hours', :k, 1)", k=house.key
+    )
+    kept = Retention("wkr_1", house.database, media, store, 0, 0, keep_abuse_events_days=1)
+    backlogs = [each for each in kept.expiry_backlogs() if each.name.startswith("abuse_")]
+    drain(backlogs, seconds=10)
+    assert {each.name: each.done for each in backlogs} == {"abuse_events": 1, "abuse_tallies": 1}
     assert [each.id for each in house.events()] == [first.id]
 
 

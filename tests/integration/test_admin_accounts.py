@@ -81,6 +81,7 @@ def office(
         DARKROOM_DECODERS=1,
         DARKROOM_DB_POOL_SIZE=4,
         DARKROOM_RATE_LIMIT_ACCOUNT="100000/minute",
+        DARKROOM_OPERATOR_WEBHOOK_URL="https://ops.example/",
     )
     services = replace(build(settings, upstreams), publish=engine.sent)
     root = engine.account()
@@ -434,6 +435,7 @@ VERBS: tuple[tuple[str, ...], ...] = (
     ("abuse", "set", "refusals", "{name}", "--off"),
     ("abuse", "reset", "refusals", "{name}"),
     ("abuse", "events", "--account", "{name}"),
+    ("abuse", "test"),
     ("key", "list", "{name}"),
     ("account", "list"),
     ("actions", "--account", "{name}", "--limit", "3"),
@@ -446,6 +448,7 @@ def test_the_commands_do_and_say_the_same_by_the_database_and_by_http(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DARKROOM_VAR", str(tmp_path))
+    monkeypatch.setenv("DARKROOM_OPERATOR_WEBHOOK_URL", "https://ops.example/")
     monkeypatch.delenv("DATABASE_URL", raising=False)
     server = make_server("127.0.0.1", 0, office.client.application, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -131,3 +131,16 @@ def acknowledge(admin: Admin, event_id: str, note: str) -> Show:
             output.note(f"paused: {', '.join(found['paused_keys'])}; `darkroom key resume` lets one on")
 
     return show
+
+
+@abuse.command("test")
+@admin_command
+def send_test(admin: Admin) -> Show:
+    """Send a test message to each URL of DARKROOM_OPERATOR_WEBHOOK_URL."""
+    found = admin.send_operator_test()
+
+    def show(output: Output) -> None:
+        output.document(found)
+        output.line(f"{found['messages']} to send; the workers' log says webhook_delivered, or why not")
+
+    return show

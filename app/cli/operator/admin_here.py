@@ -21,6 +21,7 @@ from app.cli.output import CommandError, Exit
 from jobs.abuse import events, rules
 from jobs.abuse.rules import Rule
 from jobs.reads import funds
+from webhooks import operator
 
 _COLUMNS = {"day_microcredits": "spend_day_limit", "month_microcredits": "spend_month_limit"}
 
@@ -140,6 +141,9 @@ class Here:
         page = found[:limit]
         next_cursor = page[-1].id if len(found) > len(page) else None
         return {"object": "list", "data": [events.document(each) for each in page], "next_cursor": next_cursor}
+
+    def send_operator_test(self) -> Document:
+        return abuse.send_test(self._connection, operator.targets_of(settings().operator_webhooks))
 
     def acknowledge(self, event_id: str, note: str) -> Document:
         return events.document(abuse.acknowledge(self._connection, actor(), event_id, note))

@@ -71,6 +71,9 @@ class There:
         given = {name: str(value).lower() if isinstance(value, bool) else value for name, value in filters.items()}
         return self._client.get(f"{_BASE}/abuse/events", given)
 
+    def send_operator_test(self) -> Document:
+        return self._client.post(f"{_BASE}/abuse/test")
+
     def acknowledge(self, event_id: str, note: str) -> Document:
         return self._client.post(f"{_BASE}/abuse/events/{quote(event_id, safe='')}/acknowledge", {"note": note})
 

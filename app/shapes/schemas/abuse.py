@@ -74,6 +74,11 @@ class AcknowledgeIn(Request):
     note: Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")] = ""
 
 
+class OperatorTestOut(Shape):
+    object: Literal["operator.test"]
+    messages: int = Field(description="one for each URL of the settings")
+
+
 class AbuseEventOut(Shape):
     """A rule that tripped. Once a window for its account, key or address."""
 
