@@ -36,6 +36,7 @@ class Caller:
     ``jwt`` for the bearer of a token, or ``link:<kid>`` for the holder of a signed link. ``external_ids``: the ids
     under which others know the caller (docs/decisions/0080-tokens.md). ``models`` and ``providers``: those that its
     orders may use, by id; None: all. ``spends_by_limits``: the key or its account has a limit of a day or a month.
+    ``paused``: the key is good and may do nothing until it is let on.
     """
 
     account_id: str
@@ -47,6 +48,7 @@ class Caller:
     models: frozenset[str] | None = None
     providers: frozenset[str] | None = None
     spends_by_limits: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class KeyInfo:
     spend_day_limit: int | None = None
     spend_month_limit: int | None = None
     previous_until: datetime | None = None  # the secret before the latest rotation opens as well until then
+    paused_at: datetime | None = None
+    pause_reason: str | None = None
 
 
 def create_key(
@@ -154,7 +158,7 @@ def list_keys(connection: Connection, account_id: str | None = None) -> list[Key
 
 COLUMNS = (
     "id, account_id, name, scopes, created_at, expires_at, revoked_at, last_used_at, models, providers,"
-    " spend_day_limit, spend_month_limit, previous_until"
+    " spend_day_limit, spend_month_limit, previous_until, paused_at, pause_reason"
 )
 
 
@@ -167,6 +171,7 @@ def key_info(found: Row[Any]) -> KeyInfo:
 
 LIVE_KEYS = Statement("""
 SELECT k.id, k.secret_sha256, k.scopes, a.id AS account_id, a.name, a.weight, a.external_id, k.models, k.providers,
+    k.paused_at IS NOT NULL AS paused,
     CASE WHEN k.previous_until > clock_timestamp() THEN k.previous_sha256 END AS previous_sha256,
     coalesce(k.spend_day_limit, k.spend_month_limit, a.spend_day_limit, a.spend_month_limit) IS NOT NULL AS limited
 FROM api_keys AS k JOIN accounts AS a ON a.id = k.account_id
@@ -216,6 +221,7 @@ def _live_keys(hot: Hot, key_ids: Sequence[str]) -> dict[str, _LiveKey]:
                 models=None if row.models is None else frozenset(row.models),
                 providers=None if row.providers is None else frozenset(row.providers),
                 spends_by_limits=row.limited,
+                paused=row.paused,
             ),
         )
         for row in hot.all(LIVE_KEYS, {"ids": list(key_ids)})
@@ -225,7 +231,8 @@ def _live_keys(hot: Hot, key_ids: Sequence[str]) -> dict[str, _LiveKey]:
 # Of work that goes on when its key was revoked, and of tokens, which have no key here.
 ORDERED_BY = Statement("""
 SELECT a.name, a.weight, k.models, k.providers,
-    coalesce(k.spend_day_limit, k.spend_month_limit, a.spend_day_limit, a.spend_month_limit) IS NOT NULL AS limited
+    coalesce(k.spend_day_limit, k.spend_month_limit, a.spend_day_limit, a.spend_month_limit) IS NOT NULL AS limited,
+    k.paused_at IS NOT NULL AS paused
 FROM accounts AS a LEFT JOIN api_keys AS k ON k.account_id = a.id AND k.id = :key_id
 WHERE a.id = :account_id
 """)
@@ -244,6 +251,7 @@ def caller_of(connection: Hot | Connection, account_id: str, key_id: str) -> Cal
         models=None if row.models is None else frozenset(row.models),
         providers=None if row.providers is None else frozenset(row.providers),
         spends_by_limits=row.limited,
+        paused=row.paused,
     )
 
 

@@ -66,8 +66,12 @@ api_keys = Table(
     # The digest before the latest rotation, which opens as well until then.
     Column("previous_sha256", LargeBinary),
     Column("previous_until", DateTime(timezone=True)),
+    # Since then its requests are refused, until an operator lets it on; set by an operator or a rule.
+    Column("paused_at", DateTime(timezone=True)),
+    Column("pause_reason", Text),
     CheckConstraint("spend_day_limit >= 0 AND spend_month_limit >= 0", name="limits_not_negative"),
     CheckConstraint("(previous_sha256 IS NULL) = (previous_until IS NULL)", name="previous_has_end"),
+    CheckConstraint("(paused_at IS NULL) = (pause_reason IS NULL)", name="pause_has_reason"),
     Index("api_keys_account", "account_id"),
 )
 

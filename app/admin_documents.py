@@ -54,6 +54,8 @@ def key(found: KeyInfo) -> dict[str, Any]:
         "revoked_at": rfc3339(found.revoked_at),
         "last_used_at": rfc3339(found.last_used_at),
         "previous_until": rfc3339(found.previous_until),
+        "paused_at": rfc3339(found.paused_at),
+        "pause_reason": found.pause_reason,
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from accounts import accounts, key_changes, keys, trail
+from accounts import accounts, key_changes, keys, pauses, trail
 from accounts.accounts import Account
 from accounts.keys import KeyInfo
 from accounts.trail import Actor
@@ -131,6 +131,26 @@ def revoke_key(connection: Connection, actor: Actor, key_id: str) -> KeyInfo:
     after = key_changes.find_key(connection, key_id)
     was, now = changed(_facts(before), _facts(after))
     trail.record(connection, actor, "key.revoke", key_id, account_id=after.account_id, before=was, after=now)
+    return after
+
+
+def pause_key(connection: Connection, actor: Actor, key_id: str, reason: str) -> KeyInfo:
+    """Pause a key until it is let on; pausing again changes nothing. Raises KeyNotFoundError, KeyEndedError,
+    LastAdminKeyError."""
+    before, after = pauses.pause_key(connection, key_id, reason)
+    return _told(connection, actor, "key.pause", before, after)
+
+
+def resume_key(connection: Connection, actor: Actor, key_id: str) -> KeyInfo:
+    """Let a paused key on; of another one nothing changes. Raises KeyNotFoundError."""
+    before, after = pauses.resume_key(connection, key_id)
+    return _told(connection, actor, "key.resume", before, after)
+
+
+def _told(connection: Connection, actor: Actor, action: str, before: KeyInfo, after: KeyInfo) -> KeyInfo:
+    was, now = changed(_facts(before), _facts(after))
+    if now:
+        trail.record(connection, actor, action, after.id, account_id=after.account_id, before=was, after=now)
     return after
 
 

@@ -12,6 +12,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.api import (
     admin,
+    admin_abuse,
     admin_accounts,
     admin_keys,
     admin_tasks,
@@ -123,10 +124,12 @@ def build(settings: Settings, services: Services) -> Flask:
     if settings.access_log:
         access.install(app)  # before the guard: what comes after an answer runs in reverse
     metering.install(app)
-    auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
+    guard = auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer, services.tallies)
+    auth.install(app, guard)
     for module in (
         *(submit, tasks, batches, rerun, events, images, uploads, models, providers, quota, usage),
-        *(prompts, webhooks, admin, admin_accounts, admin_keys, admin_tasks, metrics, hooks, health, docs_page),
+        *(prompts, webhooks, admin, admin_abuse, admin_accounts, admin_keys, admin_tasks),
+        *(metrics, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
     for blueprint in registered.BLUEPRINTS:

@@ -23,6 +23,7 @@ from app.http import readiness
 from app.http.limits import RateLimits
 from app.http.links import links_of
 from app.http.signing import Signer
+from app.http.tallies import Tallies
 from app.http.waits import Waits
 from app.orders import lines
 from app.streams.following import Following
@@ -33,8 +34,12 @@ from core.metrics import process
 from core.metrics.exposition import Exposition
 from core.outbound.untrusted import Policy
 from core.redis import make_client
-from core.settings import Settings
+from core.settings import Settings, SettingsError
 from core.signing_keys import SigningKeys
+from jobs.abuse import rules as abuse_rules
+from jobs.abuse import tallies
+from jobs.abuse.rules import Rule
+from jobs.abuse.tallies import TallyKind
 from jobs.batches.feeder import Feeder
 from jobs.execution.callbacks import Callbacks
 from jobs.maintenance.exposition import exposition_of
@@ -57,6 +62,7 @@ from storage.base import MediaLimits, Store, StoredImage
 from storage.counts import note_decoders
 from storage.media import Media
 from storage.opening import open_store
+from webhooks import operator
 from webhooks.receivers import policy as webhook_policy
 from workers.enqueue import Publisher
 
@@ -93,7 +99,8 @@ class Services:
     ``cancel_charge``: what a cancelled job costs whose upstream could not be stopped. ``checks`` return None or what is
     wrong. ``wait`` estimates how long a queued task will wait for its start, ``waiting`` which pause it waits behind;
     ``service_s`` says how long jobs of models took lately, by id, where that was measured. ``exposition`` answers
-    scrapes, ``notes`` set the gauges of this process.
+    scrapes, ``notes`` set the gauges of this process. ``tallies`` counts for the rules on
+    abuse, ``abuse_rules`` by name, ``operator_targets`` are those of webhooks.operator.
     """
 
     authenticate: Callable[[str], Caller | None]
@@ -128,6 +135,9 @@ class Services:
     service_s: Callable[[Sequence[Model]], Mapping[str, float]] = lambda _models: {}
     exposition: Exposition = field(default_factory=Exposition)
     notes: Sequence[Callable[[], None]] = ()
+    tallies: Tallies = field(default_factory=Tallies)
+    abuse_rules: Mapping[str, Rule] = field(default_factory=dict)
+    operator_targets: Collection[str] = ()
 
     @property
     def catalog(self) -> Catalog:
@@ -243,7 +253,22 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             process.note_pool("web", "main", database.engine),
             note_decoders("web", media.decoders),
         ],
+        tallies=Tallies(partial(_write_tallies, database) if settings.abuse_every_s else None),
+        abuse_rules=_abuse_rules(settings),
+        operator_targets=operator.targets_of(settings.operator_webhooks),
     )
+
+
+def _write_tallies(database: Database, kind: TallyKind, counted: Mapping[str, int]) -> None:
+    with database.hot() as hot:
+        tallies.add(hot, kind, counted)
+
+
+def _abuse_rules(settings: Settings) -> Mapping[str, Rule]:
+    try:
+        return abuse_rules.load(settings.abuse_rules)
+    except abuse_rules.RulesError as error:
+        raise SettingsError(f"DARKROOM_ABUSE_RULES: {error}") from None
 
 
 def _hook_secrets(env: Mapping[str, str]) -> dict[str, SecretStr]:

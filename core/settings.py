@@ -172,6 +172,15 @@ class Settings(BaseSettings):
     # How long the trail of what administrators did is kept; 0 is forever
     keep_admin_actions_days: float = Field(default=0, ge=0, le=36_500, alias="DARKROOM_KEEP_ADMIN_ACTIONS_DAYS")
 
+    # Rules on abuse: how often one worker of the fleet judges them, 0 is never; the operator's own, and how long what
+    # tripped is kept, 0 is forever
+    abuse_every_s: float = Field(default=60, ge=0, le=3600, alias="DARKROOM_ABUSE_EVERY_S")
+    abuse_rules_set: MaybePath = Field(default=None, alias="DARKROOM_ABUSE_RULES")
+    keep_abuse_events_days: float = Field(default=90, ge=0, le=36_500, alias="DARKROOM_KEEP_ABUSE_EVENTS_DAYS")
+    # Where the operator is told, by URLs with commas between, and the secrets that sign it, the newest first
+    operator_webhook_url: str = Field(default="", alias="DARKROOM_OPERATOR_WEBHOOK_URL")
+    operator_webhook_secret_set: MaybeSecret = Field(default=None, alias="DARKROOM_OPERATOR_WEBHOOK_SECRET")
+
     # Tokens of an issuer next to our keys; the second names are those of services that this one replaces
     jwt_secret: MaybeSecret = Field(
         default=None,
@@ -270,6 +279,20 @@ class Settings(BaseSettings):
             return hosts_of(self.webhook_allowed_hosts)
         except ValueError as error:
             raise SettingsError(f"DARKROOM_WEBHOOK_ALLOWED_HOSTS: {error}") from None
+
+    @property
+    def abuse_rules(self) -> Path:
+        """The operator's own rules on abuse; the file need not exist where it is not named."""
+        return self.abuse_rules_set or self.var / "abuse.yaml"
+
+    @property
+    def operator_webhooks(self) -> tuple[str, ...]:
+        return tuple(url.strip() for url in self.operator_webhook_url.split(",") if url.strip())
+
+    @property
+    def operator_webhook_secrets(self) -> tuple[str, ...]:
+        secret = self.operator_webhook_secret_set
+        return tuple(each.strip() for each in secret.get_secret_value().split(",")) if secret else ()
 
     @property
     def signing_keys(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import context
 
 import accounts.models
+import jobs.abuse.models
 import jobs.models
 import quota.models
 import webhooks.models
@@ -17,6 +18,7 @@ TABLES = (
     key_values.key_values,
     quota.models.balances,
     jobs.models.jobs,
+    jobs.abuse.models.abuse_events,
     webhooks.models.webhook_messages,
 )
 

@@ -27,3 +27,9 @@ class EndpointDisabledError(ServiceError):
     """Nothing can be sent to the endpoint until it is enabled again."""
 
     code = "webhook_disabled"
+
+
+class NoReceiversError(ServiceError):
+    """The settings name no URL that is told what concerns the operator."""
+
+    code = "no_operator_webhook"

@@ -52,6 +52,7 @@ class Taken:
     secrets: Sequence[str] = field(repr=False)
     now: datetime
     traceparent: str | None = None  # of the job's trace
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,9 @@ TAKE = Statement("""
 WITH taken AS (
     UPDATE webhook_messages SET due_at = clock_timestamp() + make_interval(secs => CAST(:lease_s AS float))
     WHERE id = :id AND state = 'pending' AND due_at <= clock_timestamp()
-    RETURNING id, account_id, job_id, event, at, endpoint_id, form, attempts
+    RETURNING id, account_id, job_id, event, at, endpoint_id, form, attempts, target
 )
-SELECT m.id, m.account_id, m.job_id, m.event, m.at, m.endpoint_id, m.form, m.attempts,
+SELECT m.id, m.account_id, m.job_id, m.event, m.at, m.endpoint_id, m.form, m.attempts, m.target,
     CASE WHEN m.endpoint_id IS NULL THEN o.webhook ->> 'url' WHEN e.disabled_at IS NULL THEN e.url END AS url,
     e.secret, e.previous_secret, e.previous_until, clock_timestamp() AS now,
     (SELECT t.traceparent FROM orders AS t WHERE t.job_id = m.job_id) AS traceparent
@@ -200,6 +201,7 @@ def _taken(row: Any) -> Taken:
         secrets,
         row.now,
         row.traceparent,
+        row.target,
     )
 
 

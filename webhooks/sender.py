@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -26,7 +27,7 @@ from core.outbound.untrusted import ADDRESS_REFUSED, Policy, post
 from core.outbound.urls import UnsafeUrlError
 from core.tracing import Span
 from core.wire import json_text, rfc3339
-from webhooks import counts, installation_key, outbox, schedule, secrets
+from webhooks import counts, installation_key, operator, outbox, schedule, secrets
 from webhooks.forms import BATCH_EVENTS, TEST, Form, Links, Message
 from webhooks.outbox import Outcome, Taken, Waiting
 
@@ -48,6 +49,7 @@ class Sender(Generic[TaskT]):
 
     ``forms`` by name; ``find`` returns the task of a job of an account, or None once it is gone. ``policy`` says which
     addresses may be reached, and how long an attempt takes at most. ``find_batch`` returns what is told of a batch.
+    ``operators`` says where messages to the operator go, and ``find_told`` returns what one is about, by its id.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class Sender(Generic[TaskT]):
         links: Links,
         policy: Policy,
         find_batch: Callable[[Connection, str, str], Mapping[str, Any] | None] = lambda *_: None,
+        operators: operator.Receivers | None = None,
+        find_told: Callable[[Connection, str], Mapping[str, Any] | None] = lambda *_: None,
     ) -> None:
         self._database = database
         self._forms = forms
@@ -66,6 +70,8 @@ class Sender(Generic[TaskT]):
         self._links = links
         self._policy = policy
         self._find_batch = find_batch
+        self._operators = operators or operator.Receivers()
+        self._find_told = find_told
         self._pool = FairPool(SLOTS, SLOTS_PER_ACCOUNT, DEPTH, DEPTH_PER_ACCOUNT)
         self._lock = threading.Lock()
         self._taken: dict[str, Waiting] = {}  # waiting here or at work
@@ -148,6 +154,8 @@ class Sender(Generic[TaskT]):
             taken = outbox.take(hot, message_id)
         if taken is None:
             return None
+        if taken.account_id == operator.ACCOUNT:
+            taken = replace(taken, url=self._operators.urls.get(taken.target), secrets=self._operators.secrets)
         failpoints.hit("webhook.unsent")
         with _span(taken) as span:
             return self._send_taken(taken, span)
@@ -156,7 +164,9 @@ class Sender(Generic[TaskT]):
         """Make the attempt for which a message was taken; return the job of the message."""
         message_id = taken.id
         if taken.url is None:
-            self._drop(taken, "task_gone" if taken.endpoint_id is None else "endpoint_gone")
+            self._drop(
+                taken, "endpoint_gone" if taken.endpoint_id or taken.account_id == operator.ACCOUNT else "task_gone"
+            )
             return taken.job_id
         try:
             made = self._made(taken)
@@ -173,7 +183,8 @@ class Sender(Generic[TaskT]):
             body, headers = made
             if span.traceparent:
                 headers = {**headers, "traceparent": span.traceparent}
-            outcome = attempt(taken.url, body, headers, self._policy, ended=taken.attempts + 1)
+            rules = self._operators.policy if taken.account_id == operator.ACCOUNT else self._policy
+            outcome = attempt(taken.url, body, headers, rules, ended=taken.attempts + 1)
         span.set({"http.response.status_code": outcome.status})
         if outcome.error:
             span.fail(outcome.error)
@@ -192,9 +203,11 @@ class Sender(Generic[TaskT]):
     def _made(self, taken: Taken) -> tuple[bytes, Mapping[str, str]] | None:
         """Return body and headers of an attempt; None where the job is gone. Raises KeyError for an unknown form."""
         with self._database.autocommit() as connection:
-            task = batch = None
-            if taken.job_id and taken.event in BATCH_EVENTS:
-                batch = self._find_batch(connection, taken.account_id, taken.job_id)
+            task = told = None
+            if taken.job_id and taken.event in operator.EVENTS:
+                told = self._find_told(connection, taken.job_id)
+            elif taken.job_id and taken.event in BATCH_EVENTS:
+                told = self._find_batch(connection, taken.account_id, taken.job_id)
             elif taken.job_id:
                 task = self._find(connection, taken.account_id, taken.job_id)
             signing = taken.secrets or secrets.account_signing(connection, taken.account_id)
@@ -203,8 +216,8 @@ class Sender(Generic[TaskT]):
         form = self._forms[taken.form]  # one that a newer version knows is left to its workers
         if taken.event == TEST:
             body = _test_body(taken)
-        elif batch is not None:
-            body = _written(taken, batch)
+        elif told is not None:
+            body = _written(taken, told)
         elif task is None:
             return None
         else:

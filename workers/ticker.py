@@ -74,7 +74,7 @@ class Steadiness:
 
 
 class Ticker:
-    """Eight loops on threads (greenlets in a worker), each of which survives any outage.
+    """Loops on threads (greenlets in a worker), each of which survives any outage.
 
     Heartbeat, tick and sweep use a database engine of their own. The heartbeat continues while the pool drains, until
     the worker signs off; the other loops stop at once.
@@ -119,6 +119,9 @@ class Ticker:
 
         if _settings.audit_hours:
             self._start("audit", self.audit, audit_check.LOOK_EVERY_S)
+
+        if _settings.abuse_every_s:
+            self._start("abuse", self.judge_abuse, _settings.abuse_every_s)
 
     def stop(self) -> None:
         self._stop.set()
@@ -203,6 +206,10 @@ class Ticker:
         audit_check.check_in_turn(
             self._context.database, owner=self._context.owner, every_s=_settings.audit_hours * 3600
         )
+
+    def judge_abuse(self) -> None:
+        """Judge the rules on abuse; one worker of the fleet does this."""
+        wiring.abuse().evaluate_in_turn(owner=self._context.owner, every_s=_settings.abuse_every_s)
 
     def _publish(self, signals: Sequence[Signal]) -> None:
         """Publish signals; jobs whose messages cannot be sent are marked unpublished again, for the next round."""

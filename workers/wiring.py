@@ -25,6 +25,9 @@ from core.metrics.serving import Upkeep
 from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
 from core.signing_keys import SigningKeys
+from jobs.abuse import events as abuse_events
+from jobs.abuse import rules as abuse_rules
+from jobs.abuse.evaluation import Evaluation
 from jobs.batches.feeder import Feeder
 from jobs.batches.lines import ReadLine
 from jobs.dispatch.limits import CredentialLimits, announce
@@ -42,6 +45,7 @@ from providers.configured import configured_names, prompt_model
 from storage.counts import note_decoders
 from storage.media import Media, MediaLimits
 from storage.opening import open_store
+from webhooks import operator
 from webhooks.forms import STANDARD, Form
 from webhooks.receivers import policy
 from webhooks.sender import Sender
@@ -74,12 +78,15 @@ def environment() -> dict[str, str]:
 
 
 def check_start() -> None:
-    """Refuse what no waiting mends. Raises SettingsError without a provider, DatabaseRefusesError."""
+    """Refuse what no waiting mends. Raises SettingsError without a provider, for bad rules on abuse or bad receivers of
+    the operator; DatabaseRefusesError."""
     if not configured_names(environment()):
         raise SettingsError(
             "no provider is configured here, so this worker could make nothing: set a provider's variables"
             " (.env.example lists them) in its environment"
         )
+    operators()
+    rules_on_abuse()
     first_contact.check(settings().database_url)
 
 
@@ -170,7 +177,33 @@ def retention() -> Retention:
         keep_inputs_days=values.keep_inputs_days,
         keep_deliveries_days=values.keep_deliveries_days,
         keep_admin_actions_days=values.keep_admin_actions_days,
+        keep_abuse_events_days=values.keep_abuse_events_days,
     )
+
+
+@cache
+def operators() -> operator.Receivers:
+    """Return where messages to the operator go. Raises SettingsError."""
+    values = settings()
+    try:
+        return operator.receivers(values.operator_webhooks, values.operator_webhook_secrets, values.webhook_hosts)
+    except ValueError as error:
+        named = "DARKROOM_OPERATOR_WEBHOOK_URL, DARKROOM_OPERATOR_WEBHOOK_SECRET"
+        raise SettingsError(f"{named}: {error}") from None
+
+
+@cache
+def abuse() -> Evaluation:
+    """Return what judges the rules on abuse in this process. Raises SettingsError."""
+    return Evaluation(database(), rules_on_abuse(), operators().targets)
+
+
+@cache
+def rules_on_abuse() -> Mapping[str, abuse_rules.Rule]:
+    try:
+        return abuse_rules.load(settings().abuse_rules)
+    except abuse_rules.RulesError as error:
+        raise SettingsError(f"DARKROOM_ABUSE_RULES: {error}") from None
 
 
 @cache
@@ -221,6 +254,8 @@ def sender() -> Sender[Task]:
         links=callbacks.signed_links(values.base_url, keys),
         policy=policy(values.webhook_hosts),
         find_batch=told_of,
+        operators=operators(),
+        find_told=abuse_events.told_of,
     )
 
 

@@ -29,6 +29,7 @@ from app.shapes.schemas.accounts import (
     KeyMade,
     KeyOut,
     KeysQuery,
+    PauseIn,
     RotateIn,
 )
 from app.shapes.schemas.base import Empty
@@ -177,6 +178,44 @@ def _in(connection: Connection, seconds: int) -> datetime:
 def revoke_key(key_id: str) -> Response:
     read_query(Empty, request.args)
     found = services().connections.transaction(administration.revoke_key, actor(), _checked(key_id))
+    return json_answer(render.key(found))
+
+
+@bp.post("/keys/<key_id>/pause")
+@describe(
+    Endpoint(
+        "Pause an API key",
+        "admin",
+        (Answer(200, "Its requests are answered 403 within 5 seconds in every web process.", KeyOut),),
+        scope="admin",
+        errors=("key_not_found", "key_ended", "last_admin_key", "malformed_json", "invalid_request"),
+        query=Empty,
+        body=PauseIn,
+        description="Tasks that were accepted go on, lines of its batches wait. Pausing again changes nothing.",
+    )
+)
+def pause_key(key_id: str) -> Response:
+    read_query(Empty, request.args)
+    reason = read_body(PauseIn, request).reason
+    found = services().connections.transaction(administration.pause_key, actor(), _checked(key_id), reason)
+    return json_answer(render.key(found))
+
+
+@bp.post("/keys/<key_id>/resume")
+@describe(
+    Endpoint(
+        "Let a paused API key on",
+        "admin",
+        (Answer(200, "It opens again within 5 seconds in every web process.", KeyOut),),
+        scope="admin",
+        errors=("key_not_found", "invalid_request"),
+        query=Empty,
+        description="A key that is not paused stays as it is.",
+    )
+)
+def resume_key(key_id: str) -> Response:
+    read_query(Empty, request.args)
+    found = services().connections.transaction(administration.resume_key, actor(), _checked(key_id))
     return json_answer(render.key(found))
 
 

@@ -61,7 +61,7 @@ _ORDER_EXAMPLE = {"prompt": "a red fox asleep under a lemon tree", "size": "1024
 
 # What any route behind a key may answer, any that takes a body, any that sends one, and any at all.
 _GUARDED = (
-    *("key_missing", "key_invalid", "scope_missing", "rate_limited"),
+    *("key_missing", "key_invalid", "key_paused", "scope_missing", "rate_limited"),
     *("service_unavailable", "database_unavailable"),
 )
 _WITH_BODY = ("malformed_json", "request_timeout", "request_too_large", "unsupported_media_type")

@@ -50,6 +50,9 @@ COMMANDS = {
     ),
     "grant": Place("app.cli.operator.accounts:grant", "Give credits to an account (by the database or an admin key)."),
     "actions": Place("app.cli.operator.actions:actions", "What administrators did (by the database or an admin key)."),
+    "abuse": Place(
+        "app.cli.operator.abuse:abuse", "Rules on abuse, and what tripped (by the database or an admin key)."
+    ),
     "providers": Place("app.cli.operator.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
     "catalog": Place("app.cli.operator.catalog:catalog", "Compare the models with the upstreams' own lists; import."),
     "db": Place("app.cli.operator.database:db", "The schema: upgrade, status (needs the database)."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from flask import Flask, Request, Response, current_app, g
@@ -23,6 +23,7 @@ from app.http.endpoint import Endpoint, Scope, about
 from app.http.errors import answer
 from app.http.limits import RateLimits
 from app.http.signing import SignatureExpiredError, SignatureInvalidError, Signer
+from app.http.tallies import Tallies
 from core.errors import ServiceError
 from core.ids import new_id
 
@@ -48,6 +49,12 @@ class ScopeMissingError(ServiceError):
     code = "scope_missing"
 
 
+class KeyPausedError(ServiceError):
+    """The key is good, and paused until an operator lets it on."""
+
+    code = "key_paused"
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """What the guard asks. ``authenticate`` returns the caller behind a token, None for one that is not valid, and
@@ -57,6 +64,7 @@ class Guard:
     knows_key: Callable[[str], bool]
     limits: RateLimits
     signer: Signer
+    tallies: Tallies = field(default_factory=Tallies)
 
 
 def install(app: Flask, guard: Guard) -> None:
@@ -108,6 +116,7 @@ def admit(guard: Guard, request: Request) -> None:
         return
     caller = identify(guard, endpoint, request)
     g.caller = caller
+    guard.tallies.request(caller.key_id)
     _check_scope(caller, endpoint.scope)
     guard.limits.charge(endpoint.pace, caller)
     check_accept(endpoint, request)
@@ -116,7 +125,7 @@ def admit(guard: Guard, request: Request) -> None:
 def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
     """Who calls, by signed link, key or token. A client that sends its header with every address may send it with a
     signed one, and either is enough. Raises KeyMissingError, KeyInvalidError, TokenRefusedError, SignatureInvalidError,
-    SignatureExpiredError, KeysAwayError, DatabaseAwayError."""
+    SignatureExpiredError, KeyPausedError, KeysAwayError, DatabaseAwayError."""
     header = request.headers.get("Authorization")
     if endpoint.signed and "signature" in request.args:
         try:
@@ -146,10 +155,14 @@ def _of_key(guard: Guard, token: str, address: str) -> Caller:
         caller = guard.authenticate(token) if sound else None
     except TokenRefusedError:
         guard.limits.charge_wrong_key(address)
+        guard.tallies.wrong_key(token, address)
         raise
     if caller is None:
         guard.limits.charge_wrong_key(address)
+        guard.tallies.wrong_key(token, address)
         raise KeyInvalidError
+    if caller.paused:
+        raise KeyPausedError
     return caller
 
 

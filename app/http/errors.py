@@ -56,6 +56,7 @@ CODES: Mapping[str, Kind] = {
     "key_invalid": Kind(401, "Key not valid", "The key is unknown, wrong, expired or revoked."),
     "token_invalid": Kind(401, "Token not valid", "The JWT has expired, or is not for this service; detail says."),
     "scope_missing": Kind(403, "Not permitted", "The key lacks the scope this route needs."),
+    "key_paused": Kind(403, "Key paused", "The operator has to let this key on; its accepted tasks go on."),
     "model_not_allowed": Kind(403, "Model not allowed", "The key may not order from this model or its provider."),
     "customer_mismatch": Kind(403, "Another customer", "customer_id is not that of the caller's token or account."),
     "signature_invalid": Kind(403, "Link not valid", "The signed link was altered or its key is gone."),
@@ -111,11 +112,15 @@ CODES: Mapping[str, Kind] = {
     "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the image it applies to."),
     "key_not_found": Kind(404, "No such key", "There is no API key of this id."),
     "key_ended": Kind(409, "Key ended", "The key is revoked or has expired; make another one."),
+    "last_admin_key": Kind(409, "Last admin key", "No other key could let it on; make another one first."),
+    "event_not_found": Kind(404, "No such event", "No rule has tripped under this id, or it has been deleted."),
+    "rule_not_found": Kind(404, "No such rule", "The installation has no rule of this name."),
     "account_not_found": Kind(404, "No such account", "There is no account of this id or name."),
     "account_exists": Kind(409, "Account exists", "Another account has this name or external id."),
     "own_account": Kind(409, "Your own account", "An administrator's key cannot disable the account it belongs to."),
     "not_enough_to_take": Kind(409, "Not so many credits", "More cannot be taken back than is free to spend."),
     "too_many_webhooks": Kind(422, "Too many webhooks", "Delete one that is not needed any more."),
+    "no_operator_webhook": Kind(409, "No webhook of the operator", "DARKROOM_OPERATOR_WEBHOOK_URL is not set."),
     "webhook_disabled": Kind(409, "Webhook disabled", "Enable it first; disabled_reason says why it is."),
     # The service
     "enhancer_not_configured": Kind(

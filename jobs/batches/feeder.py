@@ -110,7 +110,7 @@ class Feeder:
         caller = self._caller(batch)
         room = WINDOWS * self.publish_window * caller.weight - queued
         if batch.next_line < batch.total:
-            if room <= 0:
+            if room <= 0 or caller.paused:
                 return QUIET_S
             self._feed(batch, caller, room)
             return BUSY_S

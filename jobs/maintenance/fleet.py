@@ -57,6 +57,11 @@ AUDIT_FINDINGS = Reading(
     "darkroom_audit_findings", "Broken invariants that the last audit found: drift.", ("invariant",)
 )
 AUDIT_AGE = Reading("darkroom_audit_age_seconds", "Time since the last audit.")
+ABUSE_OPEN = Reading(
+    "darkroom_abuse_events_open",
+    "Rules on abuse that tripped and that no one has acknowledged, but for those that only log; of the newest 10,000.",
+    ("rule",),
+)
 CATALOG_DIFFERENCES = Reading(
     "darkroom_catalog_differences",
     "Models of the catalogue that differ from the upstream's list, by the last comparison.",
@@ -126,6 +131,10 @@ GROUP BY state.name
 UNION ALL
 SELECT 'blobs_left', NULL, NULL, count(*), NULL FROM (SELECT 1 FROM doomed_blobs LIMIT 10000) AS left_over
 UNION ALL
+SELECT 'abuse_open', rule, NULL, count(*), NULL FROM (
+    SELECT rule, action FROM abuse_events WHERE acknowledged_at IS NULL ORDER BY id DESC LIMIT 10000
+) AS open_events WHERE action <> 'log' GROUP BY rule
+UNION ALL
 SELECT 'check', name, NULL, extract(epoch FROM statement_timestamp() - at), value FROM marks
 WHERE name IN (:audit, :catalog)
 """)
@@ -148,6 +157,7 @@ _BY_NAME = {
     "endpoints_off": ENDPOINTS_OFF,
     "workers": WORKERS,
     "blobs_left": BLOBS_LEFT,
+    "abuse_open": ABUSE_OPEN,
 }
 
 

@@ -2,7 +2,8 @@
 
 Images and reference images expire some days after their job ended, those of jobs ordered with a short life after
 seconds, uploads and files of lines when they say so, idempotency keys after a day, attempts of SDKs after an hour, the
-log of callbacks after some days, and the trail of administrators when the operator says so.
+log of callbacks and events of rules on abuse after some days, and the trail of administrators when the operator says
+so.
 ``jobs/maintenance/deletion.py`` and ``jobs/maintenance/uploads.py`` delete rows and bytes.
 """
 
@@ -18,6 +19,8 @@ from sqlalchemy import Connection, TextClause, text
 from accounts import trail
 from core import key_values
 from core.db import Database
+from jobs.abuse import events as abuse_events
+from jobs.abuse import tallies
 from jobs.dispatch import heartbeats
 from jobs.maintenance import deletion, orphans
 from jobs.maintenance.backlogs import Backlog, Done, drain
@@ -215,6 +218,7 @@ class Retention:
     keep_inputs_days: float
     keep_deliveries_days: float = 0.0
     keep_admin_actions_days: float = 0.0
+    keep_abuse_events_days: float = 0.0
 
     def delete_expired(self) -> bool:
         """One round; False when it is not due, or another worker has taken it."""
@@ -249,7 +253,10 @@ class Retention:
             backlogs.append(self._delivery_backlog())
         if self.keep_admin_actions_days:
             backlogs.append(self._trail_backlog(self.keep_admin_actions_days * _DAY_S))
-        return [*backlogs, self._upload_backlog(), self._file_backlog(), *map(self._repeat_backlog, _OLD_REPEATS)]
+        if self.keep_abuse_events_days:
+            backlogs.append(self._abuse_backlog(self.keep_abuse_events_days * _DAY_S))
+        backlogs += [self._upload_backlog(), self._file_backlog(), self._tally_backlog()]
+        return [*backlogs, *map(self._repeat_backlog, _OLD_REPEATS)]
 
     def _short_life_backlog(self) -> Backlog:
         after: datetime | None = None
@@ -333,6 +340,22 @@ class Retention:
             return Done(entries, entries == size)
 
         return Backlog("admin_actions", page, KEYS_PAGE)
+
+    def _abuse_backlog(self, keep_s: float) -> Backlog:
+        def page(size: int) -> Done:
+            with self.database.autocommit() as connection:
+                events = abuse_events.delete_old(connection, keep_s=keep_s, size=size)
+            return Done(events, events == size)
+
+        return Backlog("abuse_events", page, KEYS_PAGE)
+
+    def _tally_backlog(self) -> Backlog:
+        def page(size: int) -> Done:
+            with self.database.autocommit() as connection:
+                rows = tallies.delete_old(connection, size=size)
+            return Done(rows, rows == size)
+
+        return Backlog("abuse_tallies", page, KEYS_PAGE)
 
     def _blob_backlog(self, sources: Sequence[Backlog] = ()) -> Backlog:
         """``sources`` add to the list meanwhile: it is not empty before they have ended."""

@@ -22,6 +22,9 @@ from storage.media import Media
 
 # Every table a test may write to; rows that refer to a job are deleted with it.
 EMPTIED = (
+    "abuse_events",
+    "abuse_overrides",
+    "abuse_tallies",
     "admin_actions",
     "spending_memos",
     "webhook_messages",

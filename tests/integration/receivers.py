@@ -16,8 +16,10 @@ from sqlalchemy import Connection
 from app import callbacks
 from core.db import Database
 from core.outbound.untrusted import Policy
+from jobs.abuse import events as abuse_events
 from jobs.reads.batches import told_of
 from jobs.reads.tasks import Task, find_task
+from webhooks import operator
 from webhooks.receivers import policy
 from webhooks.sender import Sender
 
@@ -63,7 +65,9 @@ KEYS = {"k1": b"s" * 32}
 BASE = "https://images.example"
 
 
-def make_sender(database: Database, rules: Policy | None = None) -> Sender[Task]:
+def make_sender(
+    database: Database, rules: Policy | None = None, *, operators: operator.Receivers | None = None
+) -> Sender[Task]:
     """The sender of a worker, which may reach this machine unless ``rules`` say otherwise."""
 
     def find(connection: Connection, account_id: str, job_id: str) -> Task:
@@ -76,6 +80,8 @@ def make_sender(database: Database, rules: Policy | None = None) -> Sender[Task]
         links=callbacks.signed_links(BASE, KEYS),
         policy=rules or policy(["127.0.0.1"], attempt_s=10),
         find_batch=told_of,
+        operators=operators,
+        find_told=abuse_events.told_of,
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from flask.testing import FlaskClient
 from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine
+from sqlalchemy import text as sql
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
@@ -23,8 +24,13 @@ from accounts.keys import create_key
 from app import create_app
 from app.cli import main
 from app.services import build
+from app.shapes.schemas.abuse import AbuseEventList, RuleList
 from app.shapes.schemas.accounts import AccountOut, ActionList, GrantMade, KeyList, KeyMade, KeyOut
 from core.settings import Settings
+from jobs.abuse import events
+from jobs.abuse.figures import Figure
+from jobs.abuse.judging import trips
+from jobs.abuse.rules import Rule, Rules
 from jobs.maintenance import audit
 from jobs.maintenance.retention import Retention
 
@@ -75,6 +81,7 @@ def office(
         DARKROOM_DECODERS=1,
         DARKROOM_DB_POOL_SIZE=4,
         DARKROOM_RATE_LIMIT_ACCOUNT="100000/minute",
+        DARKROOM_OPERATOR_WEBHOOK_URL="https://ops.example/",
     )
     services = replace(build(settings, upstreams), publish=engine.sent)
     root = engine.account()
@@ -419,7 +426,16 @@ VERBS: tuple[tuple[str, ...], ...] = (
     ("key", "change", "{key}", "--name", "till", "--all-models", "--provider", "openai", "--expires-in", "1d"),
     ("key", "rotate", "{key}", "--overlap", "1h"),
     ("key", "rotate", "{key}", "--at-once"),
+    ("key", "pause", "{key}", "--reason", "leaked"),
+    ("key", "list", "{name}"),
+    ("key", "resume", "{key}"),
     ("key", "revoke", "{key}"),
+    ("abuse", "rules", "--account", "{name}"),
+    ("abuse", "set", "refusals", "{name}", "--at-least", "5", "--action", "pause_key"),
+    ("abuse", "set", "refusals", "{name}", "--off"),
+    ("abuse", "reset", "refusals", "{name}"),
+    ("abuse", "events", "--account", "{name}"),
+    ("abuse", "test"),
     ("key", "list", "{name}"),
     ("account", "list"),
     ("actions", "--account", "{name}", "--limit", "3"),
@@ -432,6 +448,7 @@ def test_the_commands_do_and_say_the_same_by_the_database_and_by_http(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DARKROOM_VAR", str(tmp_path))
+    monkeypatch.setenv("DARKROOM_OPERATOR_WEBHOOK_URL", "https://ops.example/")
     monkeypatch.delenv("DATABASE_URL", raising=False)
     server = make_server("127.0.0.1", 0, office.client.application, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -451,7 +468,7 @@ def test_the_commands_do_and_say_the_same_by_the_database_and_by_http(
     told = office.engine.rows(
         "SELECT actor, actor_key_id IS NULL AS here, count(*) AS deeds FROM admin_actions GROUP BY 1, 2"
     )
-    assert {row.here: row.deeds for row in told} == {True: 13, False: 13}
+    assert {row.here: row.deeds for row in told} == {True: 18, False: 18}
 
 
 def _told_by(verbs: tuple[tuple[str, ...], ...], name: str) -> list[str]:
@@ -474,3 +491,92 @@ def test_a_server_that_is_named_goes_before_a_database(office: Office, monkeypat
     result = CliRunner().invoke(main, ["account", "list", "--server", "http://127.0.0.1:1", "--key", office.admin])
     assert (result.exit_code, "server_unreachable" in result.stderr) == (3, True)
     assert office.admin not in result.output
+
+
+# ---------------------------------------------------------------- pauses, and rules on abuse
+
+
+def test_a_paused_key_is_refused_within_the_caches_time_and_its_tasks_go_on(office: Office) -> None:
+    account_id = office.made("accounts", name="studio")["id"]
+    office.made("grants", account="studio", amount_microcredits=5 * ASYNC_PRICE)
+    made = office.made("keys", account="studio")
+    assert office.order(made["token"]).status_code == 202
+    paused = office.made(f"keys/{made['id']}/pause", 200, reason="it is in a public repository")
+    assert (paused["pause_reason"], paused["paused_at"] is None) == ("it is in a public repository", False)
+    assert office.made(f"keys/{made['id']}/pause", 200, reason="again") == paused
+    office.pass_cache()
+    refused = office.order(made["token"])
+    assert (refused.status_code, refused.json["code"]) == (403, "key_paused")
+    assert "repository" not in refused.text
+    assert office.call("GET", "/api/quota", token=made["token"]).status_code == 403
+    office.engine.drive(at_most_s=20)
+    assert office.engine.one("SELECT status FROM jobs") == "succeeded"
+    assert office.made(f"keys/{made['id']}/resume", 200)["paused_at"] is None
+    office.pass_cache()
+    assert office.order(made["token"]).status_code == 202
+    told = [each for each in reversed(office.actions()) if each["action"] in ("key.pause", "key.resume")]
+    assert [(each["action"], each["target"], each["account_id"]) for each in told] == [
+        ("key.pause", made["id"], account_id),
+        ("key.resume", made["id"], account_id),
+    ]
+
+
+def test_the_last_admin_key_cannot_be_paused_and_another_one_can(office: Office) -> None:
+    own_id = office.admin.split("_")[1]
+    refused = office.call("POST", f"/api/admin/keys/{own_id}/pause", json={})
+    assert (refused.status_code, refused.json["code"]) == (409, "last_admin_key")
+    second = office.made("keys", account=office.admin_id, scopes=["admin"])
+    assert office.made(f"keys/{own_id}/pause", 200)["paused_at"]
+    refused = office.call("POST", f"/api/admin/keys/{second['id']}/pause", json={}, token=second["token"])
+    assert (refused.status_code, refused.json["code"]) == (409, "last_admin_key")
+    office.made(f"keys/{own_id}/revoke", 200)
+    assert (
+        office.call("POST", f"/api/admin/keys/{own_id}/pause", json={}, token=second["token"]).json["code"]
+        == "key_ended"
+    )
+
+
+def test_rules_are_changed_for_an_account_and_events_are_seen_to(office: Office) -> None:
+    account_id = office.made("accounts", name="studio")["id"]
+    listed = office.call("GET", "/api/admin/abuse/rules")
+    RuleList.model_validate_json(listed.data)
+    assert "refusals" in [each["name"] for each in listed.json["data"]]
+    path = "/api/admin/abuse/rules/refusals"
+    changed = office.call("PATCH", path, json={"account": "studio", "at_least": 5, "action": "pause_key"})
+    assert (changed.status_code, changed.json["own"]) == (200, {"at_least": 5.0, "action": "pause_key"})
+    changed = office.call("PATCH", path, json={"account": "studio", "action": None})
+    assert (changed.json["action"], changed.json["own"]) == ("notify", {"at_least": 5.0})
+    of_account = office.call("GET", "/api/admin/abuse/rules", query_string={"account": "studio"}).json["data"]
+    assert [each["name"] for each in of_account if each["own"]] == ["refusals"]
+    for body, status, code in (
+        ({"account": "studio", "percent": 5}, 422, "invalid_request"),
+        ({"account": "studio"}, 422, "invalid_request"),
+        ({"account": "nobody", "at_least": 5}, 404, "account_not_found"),
+    ):
+        answer = office.call("PATCH", path, json=body)
+        assert (answer.status_code, answer.json["code"]) == (status, code)
+    unknown = office.call("PATCH", "/api/admin/abuse/rules/nosuch", json={"account": "studio", "at_least": 5})
+    assert (unknown.status_code, unknown.json["code"]) == (404, "rule_not_found")
+    reset = office.call("DELETE", path, query_string={"account": "studio"})
+    assert (reset.json["at_least"], reset.json["own"]) == (20.0, None)
+    assert [each["action"] for each in office.actions(account="studio")][:3] == [
+        *("rule.reset", "rule.change", "rule.change"),
+    ]
+    with office.engine.database.transaction() as connection:
+        rule = Rule.model_validate({"name": "burst", "kind": "load", "window": "1m", "at_least": 1})
+        now = connection.execute(sql("SELECT clock_timestamp()")).scalar_one()
+        for key_id in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"):
+            figure = Figure(3, account_id, key_id)
+            found = list(trips(Rules({"burst": rule}, {}), "burst", [figure], {}, now))
+            assert events.write(connection, found[0], now)
+    page = office.call("GET", "/api/admin/abuse/events", query_string={"account": "studio", "limit": 1})
+    AbuseEventList.model_validate_json(page.data)
+    [newest] = page.json["data"]
+    assert (newest["key_id"], page.json["next_cursor"]) == ("bbbbbbbbbbbb", newest["id"])
+    seen = office.made(f"abuse/events/{newest['id']}/acknowledge", 200, note="their new shop")
+    assert (bool(seen["acknowledged_by"]), seen["note"]) == (True, "their new shop")
+    assert office.actions(action="abuse.acknowledge")[0]["target"] == newest["id"]
+    assert office.call("GET", f"/api/admin/abuse/events/{newest['id']}").json == seen
+    assert office.call("GET", "/api/admin/abuse/events/abuse_x").json["code"] == "event_not_found"
+    left = office.call("GET", "/api/admin/abuse/events", query_string={"acknowledged": "false"}).json["data"]
+    assert [each["key_id"] for each in left] == ["aaaaaaaaaaaa"]

@@ -301,6 +301,18 @@ def test_a_file_is_submitted_at_the_pace_of_the_window(house: House) -> None:
     assert ended["output_file_id"] is None and ended["error_file_id"]
 
 
+def test_the_lines_of_a_paused_key_wait_until_it_is_let_on(house: House) -> None:
+    batch = house.batch([line(f"l{number}") for number in range(3)])
+    house.feed()  # the look at the whole file
+    house.sql("UPDATE api_keys SET paused_at = clock_timestamp(), pause_reason = 'a test'")
+    house.feed(3)
+    assert house.sql("SELECT count(*) FROM jobs") == [0]
+    house.sql("UPDATE api_keys SET paused_at = NULL, pause_reason = NULL")
+    house.feed()
+    assert house.sql("SELECT count(*) FROM jobs") == [3]
+    assert house.sql("SELECT status FROM batches WHERE id = :id", id=batch["id"]) == ["in_progress"]
+
+
 def test_a_feeder_that_is_killed_anywhere_submits_no_line_twice_and_loses_none(house: House) -> None:
     """Killed after each of the jobs in turn: between the commit of a line and the note of how far it has come."""
     batch = house.batch([line(str(number)) for number in range(12)])

@@ -146,6 +146,11 @@ CASES: dict[str, tuple[Series, Series, dict[str, str]]] = {
         {'darkroom_catalog_differences{provider="fal",kind="gone"}': "0"},
         {"provider": "fal"},
     ),
+    "DarkroomAbuse": (
+        {'darkroom_abuse_events_open{rule="refusals"}': "1"},
+        {'darkroom_abuse_events_total{rule="refusals",action="log"}': "+1"},
+        {"rule": "refusals"},
+    ),
     "DarkroomDiskFull": (
         {"darkroom_disk_free_bytes": "5", "darkroom_disk_size_bytes": "100"},
         {"darkroom_disk_free_bytes": "50", "darkroom_disk_size_bytes": "100"},

@@ -60,6 +60,11 @@ class Client:
         with self.open("PATCH", path, json=dict(body)) as response:
             return _json_object(response)
 
+    def delete(self, path: str, params: Mapping[str, Any]) -> Document:
+        """Delete what is at ``path``."""
+        with self.open("DELETE", path, params=dict(params)) as response:
+            return _json_object(response)
+
     def post_once(self, path: str, body: Mapping[str, Any], idempotency_key: str | None = None) -> Document:
         """Send a JSON object once: a try without an answer is repeated under the same Idempotency-Key."""
         key = idempotency_key or f"cli-{uuid.uuid4().hex}"

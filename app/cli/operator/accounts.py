@@ -268,6 +268,35 @@ def revoke_key(admin: Admin, key_id: str) -> Show:
     return show
 
 
+@key.command("pause")
+@admin_command
+@click.argument("key_id", metavar="KEY_ID")
+@click.option("--reason", default="paused by an operator", show_default=True, help="For who asks later.")
+def pause_key(admin: Admin, key_id: str, reason: str) -> Show:
+    """Refuse the requests of a key until it is let on; what was accepted goes on."""
+    found = admin.pause_key(_short(key_id), reason)
+
+    def show(output: Output) -> None:
+        output.document(found)
+        output.line(f"paused {found['id']}: {found['pause_reason']}")
+
+    return show
+
+
+@key.command("resume")
+@admin_command
+@click.argument("key_id", metavar="KEY_ID")
+def resume_key(admin: Admin, key_id: str) -> Show:
+    """Let a paused key on."""
+    found = admin.resume_key(_short(key_id))
+
+    def show(output: Output) -> None:
+        output.document(found)
+        output.line(f"{found['id']} opens again")
+
+    return show
+
+
 def _short(key_id: str) -> str:
     """Some paste the whole key; its id is enough, and the rest must not be repeated."""
     return key_id.split("_")[1] if key_id.startswith("dk_") and key_id.count("_") >= 2 else key_id
@@ -289,10 +318,10 @@ def list_keys(admin: Admin, account_name: str | None) -> Show:
         output.document({"data": found})
         rows = [
             (k["id"], k["account_id"], k["name"], " ".join(k["scopes"]), *(_moment(k[name]) for name in
-             ("created_at", "expires_at", "last_used_at", "revoked_at")))
+             ("created_at", "expires_at", "last_used_at", "paused_at", "revoked_at")))
             for k in found
         ]  # fmt: skip
-        output.table(("key", "account", "name", "scopes", "created", "expires", "last used", "revoked"), rows)
+        output.table(("key", "account", "name", "scopes", "created", "expires", "last used", "paused", "revoked"), rows)
 
     return show
 

@@ -13,12 +13,15 @@ from sqlalchemy import Connection
 from accounts import accounts, keys, trail
 from accounts.accounts import Account
 from accounts.trail import Actor
+from app import abuse, administration
 from app import admin_documents as render
-from app import administration
 from app.cli.client.answers import Document
 from app.cli.here import settings
 from app.cli.output import CommandError, Exit
+from jobs.abuse import events, rules
+from jobs.abuse.rules import Rule
 from jobs.reads import funds
+from webhooks import operator
 
 _COLUMNS = {"day_microcredits": "spend_day_limit", "month_microcredits": "spend_month_limit"}
 
@@ -91,6 +94,12 @@ class Here:
     def revoke_key(self, key_id: str) -> Document:
         return render.key(administration.revoke_key(self._connection, actor(), key_id))
 
+    def pause_key(self, key_id: str, reason: str) -> Document:
+        return render.key(administration.pause_key(self._connection, actor(), key_id, reason))
+
+    def resume_key(self, key_id: str) -> Document:
+        return render.key(administration.resume_key(self._connection, actor(), key_id))
+
     def grant(self, body: Mapping[str, Any], idempotency_key: str | None) -> Document:
         made, _ = administration.grant(
             self._connection,
@@ -113,6 +122,32 @@ class Here:
         next_cursor = page[-1].id if len(found) > len(page) else None
         return {"object": "list", "data": [render.action(each) for each in page], "next_cursor": next_cursor}
 
+    def abuse_rules(self, account: str | None) -> list[Document]:
+        return abuse.rules_of(self._connection, _rules(), account)
+
+    def change_rule(self, rule: str, body: Mapping[str, Any]) -> Document:
+        changes = {name: value for name, value in body.items() if name != "account"}
+        return abuse.change_rule(self._connection, actor(), _rules(), rule, body["account"], changes)
+
+    def reset_rule(self, rule: str, account: str) -> Document:
+        return abuse.reset_rule(self._connection, actor(), _rules(), rule, account)
+
+    def abuse_events(self, filters: Mapping[str, Any]) -> Document:
+        given = {name: value for name, value in filters.items() if value is not None}
+        limit = int(given.pop("limit", 50))
+        if "account" in given:
+            given["account_id"] = accounts.find_account(self._connection, given.pop("account")).id
+        found = events.events(self._connection, events.Filters(**given, limit=limit + 1))
+        page = found[:limit]
+        next_cursor = page[-1].id if len(found) > len(page) else None
+        return {"object": "list", "data": [events.document(each) for each in page], "next_cursor": next_cursor}
+
+    def send_operator_test(self) -> Document:
+        return abuse.send_test(self._connection, operator.targets_of(settings().operator_webhooks))
+
+    def acknowledge(self, event_id: str, note: str) -> Document:
+        return events.document(abuse.acknowledge(self._connection, actor(), event_id, note))
+
     def _shown(self, found: Account) -> Document:
         return render.account(found, funds.funds(self._connection, found.id))
 
@@ -125,6 +160,13 @@ class Here:
             return {"expires_at": administration.database_now(self._connection) + seconds}
         except OverflowError:
             raise CommandError(Exit.USAGE, "bad_expiry", "that is past the end of the calendar") from None
+
+
+def _rules() -> Mapping[str, Rule]:
+    try:
+        return rules.load(settings().abuse_rules)
+    except rules.RulesError as error:
+        raise CommandError(Exit.USAGE, "bad_settings", f"DARKROOM_ABUSE_RULES: {error}") from error
 
 
 def _limits(body: Mapping[str, Any]) -> dict[str, int | None]:

@@ -46,11 +46,36 @@ class There:
     def revoke_key(self, key_id: str) -> Document:
         return self._client.post(f"{_BASE}/keys/{quote(key_id, safe='')}/revoke")
 
+    def pause_key(self, key_id: str, reason: str) -> Document:
+        return self._client.post(f"{_BASE}/keys/{quote(key_id, safe='')}/pause", {"reason": reason})
+
+    def resume_key(self, key_id: str) -> Document:
+        return self._client.post(f"{_BASE}/keys/{quote(key_id, safe='')}/resume")
+
     def grant(self, body: Mapping[str, Any], idempotency_key: str | None) -> Document:
         return self._client.post_once(f"{_BASE}/grants", body, idempotency_key)
 
     def actions(self, filters: Mapping[str, Any]) -> Document:
         return self._client.get(f"{_BASE}/actions", filters)
+
+    def abuse_rules(self, account: str | None) -> list[Document]:
+        return list(self._client.get(f"{_BASE}/abuse/rules", {"account": account})["data"])
+
+    def change_rule(self, rule: str, body: Mapping[str, Any]) -> Document:
+        return self._client.patch(f"{_BASE}/abuse/rules/{quote(rule, safe='')}", body)
+
+    def reset_rule(self, rule: str, account: str) -> Document:
+        return self._client.delete(f"{_BASE}/abuse/rules/{quote(rule, safe='')}", {"account": account})
+
+    def abuse_events(self, filters: Mapping[str, Any]) -> Document:
+        given = {name: str(value).lower() if isinstance(value, bool) else value for name, value in filters.items()}
+        return self._client.get(f"{_BASE}/abuse/events", given)
+
+    def send_operator_test(self) -> Document:
+        return self._client.post(f"{_BASE}/abuse/test")
+
+    def acknowledge(self, event_id: str, note: str) -> Document:
+        return self._client.post(f"{_BASE}/abuse/events/{quote(event_id, safe='')}/acknowledge", {"note": note})
 
     def _all(self, noun: str, query: Mapping[str, Any]) -> list[Document]:
         found: list[Document] = []

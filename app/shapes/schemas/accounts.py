@@ -144,6 +144,12 @@ class RotateIn(Request):
     )
 
 
+class PauseIn(Request):
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]*$")] = Field(
+        "paused by an operator", description="for who asks later; callers do not see it"
+    )
+
+
 class KeyOut(Shape):
     """A key without its secret."""
 
@@ -160,6 +166,8 @@ class KeyOut(Shape):
     revoked_at: datetime | None
     last_used_at: datetime | None = Field(description="at most a minute old")
     previous_until: datetime | None = Field(description="until then the secret before the rotation opens as well")
+    paused_at: datetime | None = Field(description="since then its requests are refused, until it is let on")
+    pause_reason: str | None
 
 
 class KeyMade(KeyOut):
