@@ -35,6 +35,7 @@ from jobs.maintenance.exposition import exposition_of
 from jobs.maintenance.retention import Retention
 from jobs.reads.batches import LineDialect, told_of
 from jobs.reads.tasks import Task, find_task
+from jobs.screening.building import screening_of
 from jobs.submission.building import references_of, submission_of
 from providers import registry
 from providers.catalog.live import LiveCatalog
@@ -170,6 +171,7 @@ def retention() -> Retention:
         keep_inputs_days=values.keep_inputs_days,
         keep_deliveries_days=values.keep_deliveries_days,
         keep_admin_actions_days=values.keep_admin_actions_days,
+        keep_refusals_days=values.keep_refusals_days,
     )
 
 
@@ -193,6 +195,7 @@ def feeder() -> Feeder:
         references_of(values, database(), context.store, context.media, path_of),
         configured=configured_names(environment()),
         receivers=policy(values.webhook_hosts),
+        screening=screening_of(values, database(), environment()),
     )
     readers: dict[LineDialect, ReadLine] = {
         "native": lines.reader(context.catalogs),

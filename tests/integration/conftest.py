@@ -23,6 +23,7 @@ from storage.media import Media
 # Every table a test may write to; rows that refer to a job are deleted with it.
 EMPTIED = (
     "admin_actions",
+    "screening_refusals",
     "spending_memos",
     "webhook_messages",
     "webhook_endpoints",
