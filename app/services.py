@@ -41,8 +41,8 @@ from jobs.maintenance.exposition import exposition_of
 from jobs.reads import files as read_files
 from jobs.reads import tasks
 from jobs.reads.waiting import Pauses, Queued, WaitingFor
-from jobs.states import Signal
 from jobs.screening.building import screening_of
+from jobs.states import Signal
 from jobs.submission.building import references_of, submission_of
 from jobs.submission.estimates import Estimates, InQueue
 from jobs.submission.files import Files
