@@ -110,13 +110,14 @@ class ModelNotAllowedError(ServiceError):
 
 
 class ContentRefusedError(FaultsError):
-    """A screen of this service refuses the order or the text; ``category`` says what for."""
+    """A screen of this service refuses the order or the text; ``category`` says what for, the fault where it lies."""
 
     code = "content_refused"
 
     def __init__(self, category: str, field_name: str = "prompt") -> None:
         told = f"the content rules of this service refuse it ({category})"
-        super().__init__([FieldFault(field_name, "content_refused", told)])
+        self.faults = [FieldFault(field_name, "content_refused", told)]
+        super().__init__(self.faults)
         self.category = category
         self.facts["category"] = category
 

@@ -1,11 +1,11 @@
 """Regular expressions that take time in proportion to the text, whatever the pattern and whatever the text.
 
-Python's own matcher goes back and forth: a pattern such as ``(a+)+b`` takes hours for 40 letters, and cannot be stopped.
-Here all patterns are one automaton whose states are made as texts need them, so each character costs one look into a
-table. That leaves out what no automaton can do: back-references, and looking ahead and behind.
+Python's own matcher goes back and forth: a pattern such as ``(a+)+b`` takes hours for 40 letters, and nothing can stop
+it. Here all patterns are one automaton whose states are made as texts need them, so each character costs one look into
+a table. That leaves out what no automaton can do: back-references, and looking ahead and behind.
 
-Syntax: characters, ``.``, classes (``[a-z]``, ``[^0-9]``), the escapes d, w, s, b and their capitals, groups ``(...)`` and
-``(?:...)``, ``|``, ``*``, ``+``, ``?``, ``{m}``, ``{m,n}``, ``{m,}``, ``^`` and ``$``. Case does not count.
+Syntax: characters, ``.``, classes (``[a-z]``, ``[^0-9]``), the escapes d, w, s, b and their capitals, groups ``(...)``
+and ``(?:...)``, ``|``, ``*``, ``+``, ``?``, ``{m}``, ``{m,n}``, ``{m,}``, ``^`` and ``$``. Case does not count.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ class WordsScreen:
         return cls(path, read(path), _seen=seen, _looked_at=time.monotonic())
 
     def judge(self, subject: Subject, *, within_s: float) -> Refusal | None:
-        """As of Screen. A negative prompt names what is not wanted: only categories that say so are looked for in it."""
+        """As of Screen. A negative prompt names what is not wanted: only categories that say so are looked for."""
         self._follow()
         words, ends_at = self.words, time.monotonic() + within_s
         asked = [("prompt", subject.prompt), *subject.texts.items(), ("negative_prompt", subject.negative_prompt)]
