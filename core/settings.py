@@ -338,6 +338,7 @@ _SECRETS = (
     "HF_TOKEN",
     "DARKROOM_KEY",
     "DARKROOM_SIGNING_KEYS",
+    "DARKROOM_SCREEN_HOOK_URL",  # its query may hold one
     "OTEL_EXPORTER_OTLP_HEADERS",  # a collector's key is among them
     "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
 )

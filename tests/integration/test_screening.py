@@ -131,7 +131,7 @@ def test_the_hook_is_told_what_is_asked_for_and_can_tell_who_asks(
     assert base64.b64decode(hook.got[1].document["data"]["images"][0]["data"]) == png
 
 
-def test_what_the_hook_refuses_costs_nothing_and_leaves_only_its_row(
+def test_what_the_hook_refuses_costs_nothing_and_leaves_only_its_row(  # noqa: PLR0917 - fixtures come by name
     engine: Engine,
     account: Caller,
     hook: Receiver,
