@@ -35,7 +35,7 @@ from jobs.maintenance.exposition import exposition_of
 from jobs.maintenance.retention import Retention
 from jobs.reads.batches import LineDialect, told_of
 from jobs.reads.tasks import Task, find_task
-from jobs.screening.building import screening_of
+from jobs.screening.building import screening_of, screens_of
 from jobs.submission.building import references_of, submission_of
 from providers import registry
 from providers.catalog.live import LiveCatalog
@@ -75,12 +75,13 @@ def environment() -> dict[str, str]:
 
 
 def check_start() -> None:
-    """Refuse what no waiting mends. Raises SettingsError without a provider, DatabaseRefusesError."""
+    """Refuse what no waiting mends. Raises SettingsError (no provider, a bad screen), DatabaseRefusesError."""
     if not configured_names(environment()):
         raise SettingsError(
             "no provider is configured here, so this worker could make nothing: set a provider's variables"
             " (.env.example lists them) in its environment"
         )
+    screens_of(settings(), environment())  # which the lines of batches need
     first_contact.check(settings().database_url)
 
 

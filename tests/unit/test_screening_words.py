@@ -131,6 +131,7 @@ def path(tmp_path: Path) -> Path:
         ("gorey glory, categories", None),
         ("blood in the bath", None),
         ("code in c", None),
+        ("abc++", None),
         ("", None),
     ],
 )
