@@ -154,7 +154,7 @@ def test_what_the_hook_refuses_costs_nothing_and_leaves_only_its_row(  # noqa: P
 _BAD_ANSWERS = [
     (500, b'{"action": "allow"}'),
     (204, b""),
-    (302, b""),
+    (302, b'{"action": "allow"}'),
     (200, b""),
     (200, b"yes"),
     (200, b"[1]"),
