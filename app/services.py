@@ -46,6 +46,7 @@ from jobs.maintenance.exposition import exposition_of
 from jobs.reads import files as read_files
 from jobs.reads import tasks
 from jobs.reads.waiting import Pauses, Queued, WaitingFor
+from jobs.screening.building import screening_of
 from jobs.states import Signal
 from jobs.submission.building import references_of, submission_of
 from jobs.submission.estimates import Estimates, InQueue
@@ -185,7 +186,15 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     )
     signer = Signer(SigningKeys(settings.signing_keys, database, settings.var), life_s=settings.link_life_s)
     references = references_of(settings, database, store, media, links_of(settings, signer).path_of)
-    submission = submission_of(settings, database, catalogs, references, configured=configured, receivers=receivers)
+    submission = submission_of(
+        settings,
+        database,
+        catalogs,
+        references,
+        configured=configured,
+        receivers=receivers,
+        screening=screening_of(settings, database, env),
+    )
     cancel_charge: Literal["full", "none"] = "none" if settings.cancel_charge == "none" else "full"
     callers = with_metrics_token(build_callers(settings, database), settings.metrics_token)
     return Services(

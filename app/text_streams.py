@@ -11,8 +11,11 @@ from flask import g
 from app.enhancement import Ended, Piece, Reader
 from app.services import services
 from core.errors import ServiceError
+from jobs.errors import ContentRefusedError
 from jobs.reads import funds
+from jobs.screening.subject import Kind, Subject
 from providers.errors import ProviderError
+from providers.orders.texts import clean_text
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +35,20 @@ def check_credits() -> None:
     held = services().connections.autocommit(funds.funds, g.caller.account_id)
     if held.spendable + held.queued + held.held <= 0:
         raise NoCreditsError("enhancing is free, for accounts that hold credits", balance="0")
+
+
+def screen_text(kind: Kind, text: str, *, field_name: str = "prompt") -> None:
+    """Have the screens judge what a language model is about to be sent. ``field_name``: where the text stands.
+
+    Raises ContentRefusedError, ScreeningUnavailableError.
+    """
+    screening = services().submission.screening
+    if not screening.screens:
+        return
+    try:
+        screening.check(g.caller, Subject(kind, g.caller.account_id, prompt=clean_text(text)))
+    except ContentRefusedError as refused:
+        raise ContentRefusedError(refused.category, field_name) from None
 
 
 def pieces_of(reader: Reader, first: Piece | None, *, beat_s: float | None = None) -> Iterator[Piece | None]:

@@ -181,6 +181,26 @@ class Settings(BaseSettings):
     operator_webhook_url: str = Field(default="", alias="DARKROOM_OPERATOR_WEBHOOK_URL")
     operator_webhook_secret_set: MaybeSecret = Field(default=None, alias="DARKROOM_OPERATOR_WEBHOOK_SECRET")
 
+    # Screening: which screens judge orders, in which time, what follows where one does not answer ("refuse": the caller
+    # is asked to come back), how long an opinion counts for the same question, and how long refusals are kept
+    screens: str = Field(default="", alias="DARKROOM_SCREENS")
+    screening_timeout_s: float = Field(default=5.0, ge=0.1, le=60, alias="DARKROOM_SCREENING_TIMEOUT_S")
+    screening_on_failure: Literal["refuse", "pass"] = Field(default="refuse", alias="DARKROOM_SCREENING_ON_FAILURE")
+    screening_cache_s: float = Field(default=60.0, ge=0, le=3600, alias="DARKROOM_SCREENING_CACHE_S")
+    keep_refusals_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_REFUSALS_DAYS")
+    screen_words: MaybePath = Field(default=None, alias="DARKROOM_SCREEN_WORDS")
+    # The URL may hold a secret in its query
+    screen_hook_url: MaybeSecret = Field(default=None, alias="DARKROOM_SCREEN_HOOK_URL")
+    screen_hook_secret: MaybeSecret = Field(default=None, alias="DARKROOM_SCREEN_HOOK_SECRET")
+    screen_hook_private: bool = Field(default=False, alias="DARKROOM_SCREEN_HOOK_PRIVATE")
+    screen_hook_images: Literal["digest", "data"] = Field(default="digest", alias="DARKROOM_SCREEN_HOOK_IMAGES")
+    moderation_base_url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")] = Field(
+        default="https://api.openai.com/v1", alias="DARKROOM_MODERATION_BASE_URL"
+    )
+    moderation_api_key: MaybeSecret = Field(default=None, alias="DARKROOM_MODERATION_API_KEY")
+    moderation_model: str = Field(default="omni-moderation-latest", alias="DARKROOM_MODERATION_MODEL")
+    moderation_categories: str = Field(default="", alias="DARKROOM_MODERATION_CATEGORIES")
+
     # Tokens of an issuer next to our keys; the second names are those of services that this one replaces
     jwt_secret: MaybeSecret = Field(
         default=None,
@@ -345,6 +365,7 @@ _SECRETS = (
     "HF_TOKEN",
     "DARKROOM_KEY",
     "DARKROOM_SIGNING_KEYS",
+    "DARKROOM_SCREEN_HOOK_URL",  # its query may hold one
     "OTEL_EXPORTER_OTLP_HEADERS",  # a collector's key is among them
     "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
 )

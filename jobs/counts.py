@@ -50,6 +50,18 @@ UPSTREAM_ERRORS = Counter(
     ("provider", "kind", "class", "code"),
 )
 
+REFUSALS = Counter(
+    "darkroom_screening_refusals_total",
+    "Orders and texts that a screen refused; a category beyond the first 100 of a process is other.",
+    ("screen", "category"),
+)
+SCREEN_FAILURES = Counter(
+    "darkroom_screening_failures_total", "Screens that did not answer, or not as they should.", ("screen", "reason")
+)
+SCREEN_SECONDS = Histogram(
+    "darkroom_screening_duration_seconds", "Time that a screen took for one order or text.", ("screen",)
+)
+
 SWEEP_ROUNDS = Counter("darkroom_sweep_rounds_total", "Rounds of the sweep that were this worker's turn.")
 SWEEP_JOBS = Counter(
     "darkroom_sweep_jobs_total",

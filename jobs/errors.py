@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from core.errors import ServiceError
+from core.errors import ServiceError, UnavailableError
 
 
 class StaleJobError(ServiceError):
@@ -107,6 +107,25 @@ class ModelNotAllowedError(ServiceError):
     def __init__(self, models: Sequence[str]) -> None:
         named = f"this key may not order from {', '.join(models)}" if models else "no model that this key may use fits"
         super().__init__(named, models=list(models))
+
+
+class ContentRefusedError(FaultsError):
+    """A screen of this service refuses the order or the text; ``category`` says what for, the fault where it lies."""
+
+    code = "content_refused"
+
+    def __init__(self, category: str, field_name: str = "prompt") -> None:
+        told = f"the content rules of this service refuse it ({category})"
+        self.faults = [FieldFault(field_name, "content_refused", told)]
+        super().__init__(self.faults)
+        self.category = category
+        self.facts["category"] = category
+
+
+class ScreeningUnavailableError(UnavailableError):
+    """A screen has no opinion at the moment, and nothing is accepted without it."""
+
+    code = "screening_unavailable"
 
 
 class IdempotencyMismatchError(ServiceError):

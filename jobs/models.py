@@ -598,3 +598,18 @@ batch_lines = Table(
     CheckConstraint("(job_id IS NULL) = (error IS NOT NULL)", name="job_or_error"),
     Index("batch_lines_live", "batch_id", "job_id", postgresql_where=text("outcome IS NULL")),
 )
+
+# Orders and texts that a screen has refused: nothing else is kept of them.
+screening_refusals = Table(
+    "screening_refusals",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", TIME, nullable=False, server_default=NOW),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("key_id", Text),  # as of jobs
+    Column("screen", Text, nullable=False),  # words, hook, moderation
+    Column("category", Text, nullable=False),
+    Column("prompt_sha256", Text),  # in hex, of the prompt as it was sent; NULL: there was none
+    Index("screening_refusals_age", "at"),
+    Index("screening_refusals_account", "account_id", "at"),
+)

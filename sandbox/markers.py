@@ -28,7 +28,7 @@ CHAT_FAULTS = frozenset({
     "crlf", "comments", "split", "no_done", "stream_error", "early_close", "content_filter",
     "chat_latency",
 })  # fmt: skip
-PLACES = ("submit", "check", "download", "chat", "models", "upload")
+PLACES = ("submit", "check", "download", "chat", "models", "upload", "moderation")
 _STATUS = re.compile(r"^[45]\d\d$")
 # These answers come after the work was taken on: the caller cannot know, which is their point.
 _ACCEPTING = ANSWER_FAULTS - {"refuse", "quota"}

@@ -38,6 +38,7 @@ from jobs.maintenance.exposition import exposition_of
 from jobs.maintenance.retention import Retention
 from jobs.reads.batches import LineDialect, told_of
 from jobs.reads.tasks import Task, find_task
+from jobs.screening.building import screening_of, screens_of
 from jobs.submission.building import references_of, submission_of
 from providers import registry
 from providers.catalog.live import LiveCatalog
@@ -78,8 +79,8 @@ def environment() -> dict[str, str]:
 
 
 def check_start() -> None:
-    """Refuse what no waiting mends. Raises SettingsError without a provider, for bad rules on abuse or bad receivers of
-    the operator; DatabaseRefusesError."""
+    """Refuse what no waiting mends. Raises SettingsError without a provider, for bad rules on abuse, a bad screen or
+    bad receivers of the operator; DatabaseRefusesError."""
     if not configured_names(environment()):
         raise SettingsError(
             "no provider is configured here, so this worker could make nothing: set a provider's variables"
@@ -87,6 +88,7 @@ def check_start() -> None:
         )
     operators()
     rules_on_abuse()
+    screens_of(settings(), environment())  # which the lines of batches need
     first_contact.check(settings().database_url)
 
 
@@ -178,6 +180,7 @@ def retention() -> Retention:
         keep_deliveries_days=values.keep_deliveries_days,
         keep_admin_actions_days=values.keep_admin_actions_days,
         keep_abuse_events_days=values.keep_abuse_events_days,
+        keep_refusals_days=values.keep_refusals_days,
     )
 
 
@@ -226,6 +229,7 @@ def feeder() -> Feeder:
         references_of(values, database(), context.store, context.media, path_of),
         configured=configured_names(environment()),
         receivers=policy(values.webhook_hosts),
+        screening=screening_of(values, database(), environment()),
     )
     readers: dict[LineDialect, ReadLine] = {
         "native": lines.reader(context.catalogs),

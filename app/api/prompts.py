@@ -16,7 +16,7 @@ from app.http.responses import IN_PIECES
 from app.services import services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.service import EnhanceIn
-from app.text_streams import FIRST_PIECE_S, check_credits, message_of, pieces_of
+from app.text_streams import FIRST_PIECE_S, check_credits, message_of, pieces_of, screen_text
 from providers.errors import ProviderError
 
 bp = Blueprint("prompts", __name__)
@@ -50,6 +50,8 @@ class StreamCutError(Exception):
             "invalid_request",
             "upstream_failed",
             "enhancer_not_configured",
+            "content_refused",
+            "screening_unavailable",
         ),
         body=EnhanceIn,
         description="By the language model of a configured provider; `capabilities.prompt_model` of GET /api/providers"
@@ -61,6 +63,7 @@ def enhance() -> Response:
     asked = read_body(EnhanceIn, request)
     media_type = _media_type()
     check_credits()
+    screen_text("enhance", asked.prompt)
     source = services().enhancer.write(asked.prompt, asked.mode, model=asked.model, language=asked.language)
     reader = Reader(source)
     first = reader.next(FIRST_PIECE_S)

@@ -45,6 +45,8 @@ ORDER_ERRORS = (
     "insufficient_credits",
     "spending_limit",
     "model_not_allowed",
+    "content_refused",
+    "screening_unavailable",
     "unknown_operation",
     "request_too_large",
     "unsupported_media_type",

@@ -92,6 +92,7 @@ CODES: Mapping[str, Kind] = {
     "invalid_order": Kind(422, "Order not valid", "errors names every bad field at once."),
     "invalid_request": Kind(422, "Request not valid", "errors names every bad field or parameter at once."),
     "unknown_model": Kind(422, "Unknown model", "No model of this name; see /api/models."),
+    "content_refused": Kind(422, "Content refused", "The content rules of this service refuse it; see category."),
     "idempotency_key_invalid": Kind(
         422, "Idempotency key not valid", "Use 1 to 255 printable ASCII characters, quoted or bare."
     ),
@@ -141,6 +142,9 @@ CODES: Mapping[str, Kind] = {
         429, "Too many requests", "Wait for Retry-After seconds.", _IANA + "quota-exceeded"
     ),
     "internal_error": Kind(500, "Internal error", "Our fault; quote request_id when you report it."),
+    "screening_unavailable": Kind(
+        503, "Screening unavailable", "What is asked for cannot be screened at the moment; try again.", _REDUCED
+    ),
     "service_unavailable": Kind(
         503, "Unavailable", "Try again after Retry-After.", _REDUCED
     ),

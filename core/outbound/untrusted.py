@@ -1,7 +1,7 @@
 """Reading and writing URLs that came from outside: of callers, and of answers of upstreams.
 
-:func:`fetch` reads a URL, :func:`put` and :func:`post` write to one, without any credential. None of them reaches a
-private address, and none retries.
+:func:`fetch` reads a URL, :func:`put`, :func:`post` and :func:`ask` write to one, without any credential. None of them
+reaches a private address, and none retries.
 """
 
 from __future__ import annotations
@@ -182,16 +182,36 @@ def post(url: str, data: bytes, policy: Policy, *, headers: Mapping[str, str]) -
     return _write("POST", url, data, policy, headers)
 
 
-def _write(method: str, url: str, data: bytes, policy: Policy, headers: Mapping[str, str]) -> Answer:
-    origin, whole = parsed(url)
-    policy.check(origin)
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of any status, with its body."""
+
+    status: int
+    body: bytes = field(repr=False)
+
+
+def ask(url: str, data: bytes, policy: Policy, *, headers: Mapping[str, str]) -> Reply:
+    """As :func:`post`, and read the body of the answer, which may have ``policy.max_bytes``. Raises: UnsafeUrlError."""
     with _named_faults():
-        prepared = requests.Request(
-            method, whole.url, headers={"User-Agent": USER_AGENT, **headers}, data=data
-        ).prepare()
-        response = _fetcher(policy.ca_file).transmit(prepared, _exchange(policy))
+        response = _sent("POST", url, data, policy, headers)
+        try:
+            return Reply(response.status_code, b"".join(capped(response, policy.max_bytes)))
+        finally:
+            response.close()
+
+
+def _write(method: str, url: str, data: bytes, policy: Policy, headers: Mapping[str, str]) -> Answer:
+    with _named_faults():
+        response = _sent(method, url, data, policy, headers)
         response.close()
     return Answer(response.status_code, response.headers.get("Retry-After"))
+
+
+def _sent(method: str, url: str, data: bytes, policy: Policy, headers: Mapping[str, str]) -> requests.Response:
+    origin, whole = parsed(url)
+    policy.check(origin)
+    prepared = requests.Request(method, whole.url, headers={"User-Agent": USER_AGENT, **headers}, data=data).prepare()
+    return _fetcher(policy.ca_file).transmit(prepared, _exchange(policy))
 
 
 def _exchange(policy: Policy) -> Exchange:

@@ -24,7 +24,14 @@ WHERE status = 'failed' AND failure_code = 'content_refused' AND id > :after AND
 GROUP BY account_id, coalesce(key_id, '')
 """)
 
-SOURCES = (OF_UPSTREAMS,)
+# Orders and texts that a screen refused, of which there is no job.
+OF_SCREENS = Statement("""
+SELECT account_id, coalesce(key_id, '') AS key_id, count(*) AS refusals FROM screening_refusals
+WHERE at >= CAST(:since AS timestamptz) AND at < CAST(:until AS timestamptz)
+GROUP BY account_id, coalesce(key_id, '')
+""")
+
+SOURCES = (OF_UPSTREAMS, OF_SCREENS)
 
 
 def refusals(hot: Hot, since: datetime, until: datetime) -> Counter[tuple[str, str]]:

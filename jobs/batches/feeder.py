@@ -158,6 +158,7 @@ class Feeder:
         """Submit at most ``most`` lines, in pages. Raises UnavailableError, StorageUnavailableError."""
         lines = islice(lines_from(self.database, batch.input_file_id, batch.next_line), most)
         at = batch.next_line
+        noted_at = time.monotonic()
         while page := list(islice(lines, PAGE)):
             at = page[-1][0] + 1
             with self.database.autocommit() as connection:
@@ -165,6 +166,9 @@ class Feeder:
             for number, raw in page:
                 if number not in taken and not self._submit(batch, caller, number, raw):
                     return
+                if time.monotonic() - noted_at > NOTE_EVERY_S:  # screens may take seconds for each line
+                    noted_at = time.monotonic()
+                    self._note(batch)
             with self.database.autocommit() as connection:
                 moves.advance(connection, batch.id, at)
                 moves.look_again(connection, batch.id, LEASE_S)

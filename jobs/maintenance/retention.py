@@ -2,8 +2,8 @@
 
 Images and reference images expire some days after their job ended, those of jobs ordered with a short life after
 seconds, uploads and files of lines when they say so, idempotency keys after a day, attempts of SDKs after an hour, the
-log of callbacks and events of rules on abuse after some days, and the trail of administrators when the operator says
-so.
+log of callbacks, events of rules on abuse and refusals of screens after some days, and the trail of administrators when
+the operator says so.
 ``jobs/maintenance/deletion.py`` and ``jobs/maintenance/uploads.py`` delete rows and bytes.
 """
 
@@ -26,6 +26,7 @@ from jobs.maintenance import deletion, orphans
 from jobs.maintenance.backlogs import Backlog, Done, drain
 from jobs.maintenance.deletion import Reason
 from jobs.maintenance.uploads import delete_expired_files, delete_expired_uploads
+from jobs.screening import refusals
 from storage.base import Store
 from storage.media import Media
 from webhooks import messages
@@ -219,6 +220,7 @@ class Retention:
     keep_deliveries_days: float = 0.0
     keep_admin_actions_days: float = 0.0
     keep_abuse_events_days: float = 0.0
+    keep_refusals_days: float = 0.0
 
     def delete_expired(self) -> bool:
         """One round; False when it is not due, or another worker has taken it."""
@@ -255,6 +257,8 @@ class Retention:
             backlogs.append(self._trail_backlog(self.keep_admin_actions_days * _DAY_S))
         if self.keep_abuse_events_days:
             backlogs.append(self._abuse_backlog(self.keep_abuse_events_days * _DAY_S))
+        if self.keep_refusals_days:
+            backlogs.append(self._refusal_backlog(self.keep_refusals_days * _DAY_S))
         backlogs += [self._upload_backlog(), self._file_backlog(), self._tally_backlog()]
         return [*backlogs, *map(self._repeat_backlog, _OLD_REPEATS)]
 
@@ -356,6 +360,14 @@ class Retention:
             return Done(rows, rows == size)
 
         return Backlog("abuse_tallies", page, KEYS_PAGE)
+
+    def _refusal_backlog(self, keep_s: float) -> Backlog:
+        def page(size: int) -> Done:
+            with self.database.autocommit() as connection:
+                rows = refusals.delete_old(connection, keep_s=keep_s, size=size)
+            return Done(rows, rows == size)
+
+        return Backlog("screening_refusals", page, KEYS_PAGE)
 
     def _blob_backlog(self, sources: Sequence[Backlog] = ()) -> Backlog:
         """``sources`` add to the list meanwhile: it is not empty before they have ended."""

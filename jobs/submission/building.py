@@ -11,6 +11,7 @@ from core.settings import Settings, SettingsError
 from jobs.reads import tasks
 from jobs.reads.tasks import Image
 from jobs.reads.uploads import Upload, use_upload
+from jobs.screening.screening import Screening
 from jobs.submission.fallbacks import chains_of
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
@@ -54,6 +55,7 @@ def submission_of(
     *,
     configured: Collection[str],
     receivers: Policy,
+    screening: Screening,
 ) -> SubmissionService:
     """The service. ``configured``: the providers that can run something. Raises SettingsError."""
     return SubmissionService(
@@ -72,6 +74,7 @@ def submission_of(
         short_life_s=settings.short_life_s,
         receivers=receivers,
         cache=ResultCache(database, references.store, terms) if (terms := cache_terms(settings)) else None,
+        screening=screening,
     )
 
 

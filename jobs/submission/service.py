@@ -20,6 +20,7 @@ from jobs.documents import StoredFallback, StoredInput, StoredRequest, StoredSel
 from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, SourceGoneError, Submitted
 from jobs.reads import tasks
+from jobs.screening.screening import Screening
 from jobs.states import Priority
 from jobs.submission import batch_lines, idempotency, result_cache, sdk_attempts, spending
 from jobs.submission.batch_lines import BatchLine
@@ -29,6 +30,7 @@ from jobs.submission.order import JobWebhook, Order
 from jobs.submission.quoting import Allowed, Quote, Quoting
 from jobs.submission.references import References
 from jobs.submission.result_cache import ResultCache
+from jobs.submission.screened import subject_of
 from jobs.submission.sdk_attempts import SdkAttempt
 from providers.catalog.catalog import Model
 from providers.orders import aliases
@@ -48,7 +50,8 @@ class SubmissionService:
 
     ``publish_window``: how many jobs of an account may be published at a provider, per unit of its weight.
     ``short_life_s``: how long the images of an order with ``store: false`` are kept after its end. ``receivers``: where
-    callbacks may go. ``cache``: what answers equal orders; None: every order is made.
+    callbacks may go. ``cache``: what answers equal orders; None: every order is made. ``screening`` judges orders
+    before anything of them is kept.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class SubmissionService:
         short_life_s: int = 600,
         receivers: Policy | None = None,
         cache: ResultCache | None = None,
+        screening: Screening | None = None,
     ) -> None:
         self.quoting = quoting
+        self.screening = screening or Screening()
         self._database = database
         self._references = references
         self._default_deadline_s = default_deadline_s
@@ -84,7 +89,7 @@ class SubmissionService:
 
         ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
         once and its images are read once; nothing is fetched for an order that cannot run.
-        Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
+        Raises what Quoting.quote, References.read, Screening.check and References.keep raise, InsufficientCreditsError,
         SpendingLimitError, IdempotencyMismatchError, idempotency.TakenError for a line of a batch that takes no more,
         DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """
@@ -111,7 +116,7 @@ class SubmissionService:
         except InvalidOrderError as error:
             raise InvalidOrderError([*error.faults, *self._references.misnamed(order.images)]) from None
         job_id = new_id("job")
-        kept = self._keep_images(caller, job_id, order, quote)
+        kept = self._screen_and_keep(caller, job_id, order, quote)
         quote = self.quoting.with_inputs(quote, _sizes_px(kept))
         job = self._new_job(caller, job_id, quote, order, kept=kept, request_id=request_id, traceparent=traceparent)
         if self._cache:
@@ -171,8 +176,13 @@ class SubmissionService:
             spending.admit(connection, caller, job.quoted_microcredits)
 
     def estimate(self, caller: Caller, order: Order) -> Quote:
-        """What the order of this caller would be and cost. Raises what Quoting.quote raises."""
+        """What the order of this caller would be and cost; its images are not read, and so not screened.
+
+        Raises what Quoting.quote and Screening.check raise; a refusal is not counted.
+        """
         quote = self.quoting.quote(order, allowed=_allowed(caller))
+        if self.screening.screens:
+            self.screening.check(caller, subject_of(caller, order, quote), tries=True)
         if self._cache is None or order.wants_fresh or not result_cache.is_seeded(quote.model, quote.checked.params):
             return quote
         unit_price = self._cache.terms.unit_price_microcredits(quote.unit_price_microcredits)
@@ -209,11 +219,14 @@ class SubmissionService:
             return None
         return Submitted(task, [states.wake(job_id) if task.ended else states.run(provider, job_id)])
 
-    def _keep_images(self, caller: Caller, job_id: str, order: Order, quote: Quote) -> list[StoredInput]:
-        if not order.images:
+    def _screen_and_keep(self, caller: Caller, job_id: str, order: Order, quote: Quote) -> list[StoredInput]:
+        """Screen the order, and keep its images where it has some."""
+        contents = self._references.read(caller.account_id, order.images) if order.images else []
+        if contents or self.screening.screens:
+            self._check_balance(caller, quote)  # an empty balance pays neither for screening nor for decoding
+            self.screening.check(caller, subject_of(caller, order, quote, contents))
+        if not contents:
             return []
-        contents = self._references.read(caller.account_id, order.images)
-        self._check_balance(caller, quote)  # decoding images is work, which an empty balance does not pay for
         return self._references.keep(caller.account_id, job_id, order.images, contents)
 
     def _check_balance(self, caller: Caller, quote: Quote) -> None:

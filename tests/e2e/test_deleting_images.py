@@ -29,4 +29,7 @@ def test_deleted_images_are_gone_from_the_disk_and_audit_and_doctor_find_nothing
     monkeypatch.setenv("DARKROOM_VAR", str(var))
     monkeypatch.delenv("DATABASE_URL", raising=False)
     examined = CliRunner().invoke(main, ["doctor", "--json"])
-    assert (examined.exit_code, json.loads(examined.stdout)) == (0, {"clean": True, "findings": [], "paused": []})
+    assert (examined.exit_code, json.loads(examined.stdout)) == (
+        0,
+        {"clean": True, "findings": [], "paused": [], "screens": []},
+    )

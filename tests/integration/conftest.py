@@ -26,6 +26,7 @@ EMPTIED = (
     "abuse_overrides",
     "abuse_tallies",
     "admin_actions",
+    "screening_refusals",
     "spending_memos",
     "webhook_messages",
     "webhook_endpoints",

@@ -46,11 +46,12 @@ class Got:
 
 @dataclass
 class Receiver:
-    """``answer`` returns status and headers for a request; it may wait before it does."""
+    """``answer`` returns status and headers for a request; it may wait before it does. ``body`` goes with each."""
 
     url: str = ""
     got: list[Got] = field(default_factory=list)
     answer: Callable[[Got], tuple[int, dict[str, str]]] = lambda _got: (204, {})
+    body: bytes = b""
 
     def statuses(self, *statuses: int, **headers: str) -> None:
         """Answer with these statuses in turn, with the last one from then on."""
@@ -98,8 +99,9 @@ def receiver() -> Iterator[Receiver]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(found.body)))
             self.end_headers()
+            self.wfile.write(found.body)
 
         def log_message(self, *_args: Any) -> None:
             pass

@@ -89,6 +89,16 @@ class House:
                 at=at,
             )
 
+    def screened(self, at: datetime) -> None:
+        """A refusal of that time by a screen."""
+        self.sql(
+            "INSERT INTO screening_refusals (at, account_id, key_id, screen, category)"
+            " VALUES (:at, :account, :key, 'words', 'weapons')",
+            at=at,
+            account=self.account,
+            key=self.key,
+        )
+
     def evaluation(self, *given: dict[str, Any], targets: Sequence[str] = ()) -> Evaluation:
         made = [Rule.model_validate({"name": f"rule-{number}", **each}) for number, each in enumerate(given)]
         return Evaluation(self.database, {each.name: each for each in made}, targets)
@@ -237,6 +247,17 @@ def test_refusals_of_content_count_by_key_in_their_window(house: House) -> None:
     assert (event.key_id, event.figures["value"], event.figures["unit"]) == (house.key, 3, "refusals")
     [of_account] = house.judge({**rule, "at_least": 5, "per": "account"})
     assert (of_account.key_id, of_account.figures["value"]) == (None, 5)
+
+
+def test_refusals_of_screens_count_with_those_of_upstreams(house: House) -> None:
+    rule = {"kind": "refusals", "window": "1h", "at_least": 3}
+    house.ordered(NOW - seconds(20), refused=True)
+    for ago in (3601, 3599):
+        house.screened(NOW - seconds(ago))
+    assert house.judge(rule) == []
+    house.screened(NOW - seconds(1))
+    [event] = house.judge(rule)
+    assert (event.key_id, event.figures["value"]) == (house.key, 3)
 
 
 @pytest.mark.parametrize(("measure", "value"), [("jobs", 4), ("images", 8)])

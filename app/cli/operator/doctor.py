@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -39,11 +40,13 @@ def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
         database = stack.enter_context(open_database())
         examiner = _doctor(database, stack, output, skip_blobs=skip_blobs)
         findings = [*_of_catalogue(settings().catalog_local), *examiner.examine()]
+        screens, unanswered = _screens()
+        findings += unanswered
         repaired = _repair(examiner, findings if fix else [], money=money)
         pauses = _pauses(database)
-    for pause in pauses:
-        output.note(pause)
-    _print(output, findings, repaired, pauses)
+    for told in (*pauses, *screens):
+        output.note(told)
+    _print(output, findings, repaired, pauses, screens)
 
 
 def _of_catalogue(path: Path) -> list[Finding]:
@@ -67,6 +70,32 @@ def _pauses(database: Database) -> list[str]:
 
     with database.autocommit() as connection:
         return [f"{state.name}: {pause}" for state in health.overview(connection) for pause in paused(state)]
+
+
+def _screens() -> tuple[list[str], list[Finding]]:
+    """A line for each screen that is on, after trying it, and a finding for each that does not answer."""
+    from core.settings import SettingsError, with_dotenv
+    from jobs.maintenance.doctor import Finding
+    from jobs.screening.building import screens_of
+    from jobs.screening.subject import ScreenFailedError
+
+    here = settings()
+    follows = "orders pass unscreened" if here.screening_on_failure == "pass" else "no order is accepted"
+    told: list[str] = []
+    findings: list[Finding] = []
+    try:
+        screens = screens_of(here, with_dotenv(os.environ))
+    except SettingsError as error:
+        fix = "set it right; web and workers do not start with it"
+        return [], [Finding("screens_misconfigured", "DARKROOM_SCREENS", str(error), fix)]
+    for screen in screens:
+        try:
+            told.append(f"screen {screen.name}: {screen.probe(within_s=here.screening_timeout_s)}")
+        except ScreenFailedError as error:
+            told.append(f"screen {screen.name}: on, but {error}")
+            cause = f"it does not answer as it should ({error}): {follows}"
+            findings.append(Finding("screen_unanswered", screen.name, cause, "docs/operating.md, Screening"))
+    return told, findings
 
 
 def _repair(examiner: Doctor, findings: list[Finding], *, money: bool) -> dict[Finding, str | None]:
@@ -94,10 +123,16 @@ def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs:
     return Doctor(database, catalog.load(), store, media)
 
 
-def _print(output: Output, findings: list[Finding], repaired: dict[Finding, str | None], pauses: Sequence[str]) -> None:
+def _print(
+    output: Output,
+    findings: list[Finding],
+    repaired: dict[Finding, str | None],
+    pauses: Sequence[str],
+    screens: Sequence[str],
+) -> None:
     left = [finding for finding in findings if repaired.get(finding) is None]
     documents = [_document(finding, repaired.get(finding)) for finding in findings]
-    output.document({"clean": not left, "findings": documents, "paused": list(pauses)})
+    output.document({"clean": not left, "findings": documents, "paused": list(pauses), "screens": list(screens)})
     if not findings:
         output.line("well: nothing is stuck, orphaned or out of balance")
         return

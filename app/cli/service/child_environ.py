@@ -9,6 +9,8 @@ from providers.shared.signatures import SECRET_VARIABLES
 
 MIGRATE, FLOWER_PASSWORD = "DARKROOM_MIGRATE_DATABASE_URL", "FLOWER_BASIC_AUTH"
 _OF_WEB = frozenset({"DARKROOM_JWT_SECRET", "JWT_SECRET", "JWT_SECRET_KEY"})
+# What screens call out with.
+_OF_SCREENS = frozenset({"DARKROOM_SCREEN_HOOK_URL", "DARKROOM_SCREEN_HOOK_SECRET", "DARKROOM_MODERATION_API_KEY"})
 # Of an emulator, which has no settings and no secrets of ours.
 _BARE = frozenset({"PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"})
 _BARE_BEGINNINGS = ("SANDBOX_", "PYTHON", "LC_", "DARKROOM_LOG_")
@@ -26,7 +28,7 @@ def of_sandbox(environ: Mapping[str, str]) -> dict[str, str]:
 
 def of_flower(environ: Mapping[str, str]) -> dict[str, str]:
     """For Flower, which reads the broker alone: no database, no bucket, no key of a provider or of tokens."""
-    withheld = {MIGRATE, "DATABASE_URL", *_OF_WEB, *_providers_variables(), *SECRET_VARIABLES.values()}
+    withheld = {MIGRATE, "DATABASE_URL", *_OF_WEB, *_OF_SCREENS, *_providers_variables(), *SECRET_VARIABLES.values()}
     return {
         name: value
         for name, value in environ.items()

@@ -44,7 +44,7 @@ MAX_IDS = 200
 _ACCEPTED = Answer(200, "The task; for an id that is known already, as it stands.", ClientTaskOut)
 _ERRORS = (
     *("malformed_json", "insufficient_credits", "spending_limit", "model_not_allowed", "invalid_order"),
-    *("unknown_model", "host_not_allowed"),
+    *("unknown_model", "host_not_allowed", "content_refused", "screening_unavailable"),
 )
 
 

@@ -35,6 +35,7 @@ _MARKS: Mapping[str, str] = {
 _REFUSAL_MARKS: Mapping[str, str] = {
     "spending_limit": "no available image quota",
     "model_not_allowed": UNKNOWN_MODEL,
+    "content_refused": _MARKS["content_refused"],
 }
 _LISTING = "generations"
 
@@ -48,7 +49,7 @@ def say(problem: Problem) -> Said:
     if problem["code"] in ("unknown_model", "invalid_order") and _about_model(faults):
         return Said({"detail": {"error": f"{UNKNOWN_MODEL}: {_told(faults)}"}}, 400)
     if (mark := _REFUSAL_MARKS.get(problem["code"])) is not None:
-        return Said({"detail": {"error": f"{mark}: {problem['detail']}"}}, status)
+        return Said({"detail": {"error": f"{mark}: {problem['detail']}"}}, 400 if status == 422 else status)
     if status == 422 and str(problem["instance"]).endswith(_LISTING):
         listed = [{"type": _type(each), "loc": _loc(each["field"]), "msg": each["message"]} for each in faults]
         return Said({"detail": listed or [{"type": "value_error", "loc": ["body"], "msg": problem["detail"]}]}, 422)

@@ -18,6 +18,8 @@ ORDER_ERRORS = (
     "insufficient_credits",
     "spending_limit",
     "model_not_allowed",
+    "content_refused",
+    "screening_unavailable",
     "request_too_large",
     "unsupported_media_type",
     "invalid_order",

@@ -26,6 +26,7 @@ _FAULT_TYPES: Final[Mapping[str, str]] = {
     "too_long": "string_too_long",
     "too_many": "sequence_too_long",
     "too_few": "sequence_too_short",
+    "content_refused": "content_policy_violation",
     "not_supported": "feature_not_supported",
     "image_too_large_bytes": "file_too_large",
     "url_too_large": "file_too_large",

@@ -46,7 +46,10 @@ _STREAM = (
         (Answer(200, "Accepted; with `Prefer: wait=n` it may have ended.", GenerationOut),),
         scope="jobs:write",
         pace="submit",
-        errors=("malformed_json", "insufficient_credits", "spending_limit", "model_not_allowed", "host_not_allowed"),
+        errors=(
+            *("malformed_json", "insufficient_credits", "spending_limit", "model_not_allowed", "host_not_allowed"),
+            *("content_refused", "screening_unavailable"),
+        ),
         body=GenerationBody,
         request_headers=("Idempotency-Key", "Prefer", "Cache-Control"),
         description="A bad order is 400 here, with every bad field in `error`.",

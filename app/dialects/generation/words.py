@@ -30,6 +30,8 @@ def say(problem: Problem) -> Said:
     faults = problem.get("errors") or ()
     words = "; ".join(f"{each['field']}: {each['message']}" for each in faults) or problem["detail"]
     metadata = {"code": problem["code"], "requestId": problem["request_id"], "errors": list(faults)}
+    if "category" in problem:
+        metadata["category"] = problem["category"]
     body = {"id": None, "status": "failed", "output": None, "error": words, "progress": None, "metadata": metadata}
     return Said(body, 400 if status == 422 else status)
 

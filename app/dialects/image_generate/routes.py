@@ -40,7 +40,7 @@ SETTINGS = ("model", "width", "height", "quality")
         pace="submit",
         errors=(
             *("malformed_json", "insufficient_credits", "spending_limit", "model_not_allowed", "customer_mismatch"),
-            *("upstream_failed", "host_not_allowed"),
+            *("content_refused", "screening_unavailable", "upstream_failed", "host_not_allowed"),
         ),
         body=ImageGenerateBody,
         request_headers=("Idempotency-Key", "Cache-Control"),

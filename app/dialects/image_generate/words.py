@@ -42,9 +42,9 @@ def status_of(problem: Problem) -> int:
 def say(problem: Problem) -> Said:
     """An error in the wrapper."""
     status = status_of(problem)
-    faults = {"errors": problem["errors"]} if problem.get("errors") else {}
+    facts = {name: problem[name] for name in ("category", "errors") if problem.get(name)}
     words = _words(problem)
-    return Said({**_failure(status, words), "error": problem["code"], **faults}, status)
+    return Said({**_failure(status, words), "error": problem["code"], **facts}, status)
 
 
 def _words(problem: Problem) -> str:

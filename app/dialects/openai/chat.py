@@ -21,7 +21,7 @@ from app.orders.idempotency_key import COUNT_HEADER
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.openai_chat import MAX_CHARS, ChatBody, ChatCompletion, ChatMessage
-from app.text_streams import FIRST_PIECE_S, check_credits, message_of, pieces_of
+from app.text_streams import FIRST_PIECE_S, check_credits, message_of, pieces_of, screen_text
 from core.ids import new_id
 from core.wire import json_text
 from jobs.errors import FieldFault
@@ -87,6 +87,8 @@ class Talk:
             "unknown_model",
             "upstream_failed",
             "enhancer_not_configured",
+            "content_refused",
+            "screening_unavailable",
         ),
         body=ChatBody,
         description="For text alone. Free, for accounts that hold credits; limited as `POST /api/prompts/enhance` is.",
@@ -99,6 +101,7 @@ def complete() -> Response:
     parts = services()
     provider, model = _model(parts, asked.model)
     check_credits()
+    screen_text("chat", "\n".join(filter(None, map(_text, asked.messages))), field_name="messages")
     source = parts.enhancer.complete(
         provider,
         [_message(each) for each in asked.messages],

@@ -41,6 +41,9 @@ _CODES: Mapping[str, Words] = {
     "service_unavailable": Words(503, SERVER, "service_unavailable", retry=True),
     "database_unavailable": Words(503, SERVER, "service_unavailable", retry=True),
     "storage_unavailable": Words(503, SERVER, "service_unavailable", retry=True),
+    "screening_unavailable": Words(503, SERVER, "service_unavailable", retry=True),
+    # As OpenAI says that its own moderation refuses what an image is to show.
+    "content_refused": Words(400, "image_generation_user_error", "moderation_blocked"),
     # An image that cannot be read is a value like any other.
     "not_an_image": Words(400, INVALID, "invalid_image_file"),
     "unsupported_image_type": Words(400, INVALID, "invalid_image_file"),
@@ -50,6 +53,9 @@ _CODES: Mapping[str, Words] = {
     # The one answer to a key that stands for another request, whatever the API.
     "idempotency_mismatch": Words(422, INVALID, "idempotency_mismatch"),
 }
+# And the same of a text.
+_CHAT = "/v1/chat/"
+_TEXT_REFUSED = Words(400, INVALID, "content_policy_violation")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 # A model of a provider without a key here is one that this caller does not have.
 _NO_MODEL = frozenset({"unknown_model", "provider_not_configured"})
@@ -75,6 +81,8 @@ def _words(problem: Problem) -> Words:
     if _NO_MODEL.intersection(codes):
         return _CODES["unknown_model"]
     code = str(problem["code"])
+    if code == "content_refused" and str(problem["instance"]).startswith(_CHAT):
+        return _TEXT_REFUSED
     if code in _CODES:
         return _CODES[code]
     status = 400 if problem["status"] == 422 else int(problem["status"])

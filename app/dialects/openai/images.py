@@ -24,6 +24,8 @@ _ERRORS = (
     "insufficient_credits",
     "spending_limit",
     "model_not_allowed",
+    "content_refused",
+    "screening_unavailable",
     "request_too_large",
     "unsupported_media_type",
     "image_too_large_bytes",

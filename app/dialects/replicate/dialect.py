@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from app.dialects.replicate.prediction import FLAGGED
 from app.http.dialect import Dialect, Problem, Said
 from app.http.errors import PROBLEM_JSON
 
@@ -22,6 +23,7 @@ _TITLES = {
     "unknown_model": "Invalid version or not permitted",
     "model_not_allowed": "Invalid version or not permitted",
     "spending_limit": "Spend limit reached",
+    "content_refused": "Content flagged",
 }
 # Codes that Replicate has another status for.
 _STATUS = {"model_not_allowed": 422}
@@ -42,7 +44,9 @@ def say(problem: Problem) -> Said:
         return Said({"detail": f"Request was throttled: {detail}", "status": status}, status, PROBLEM_JSON)
     body: dict[str, Any] = {"title": _TITLES.get(code) or problem["title"]}
     if errors := problem.get("errors"):
-        if code != "unknown_model":
+        if code == "content_refused":
+            detail = f"{FLAGGED} ({detail})"
+        elif code != "unknown_model":
             body["title"] = _VALIDATION
             detail = "".join(f"- {each['field']}: {each['message']}\n" for each in errors)
         body["invalid_fields"] = [
@@ -53,7 +57,7 @@ def say(problem: Problem) -> Said:
 
 
 # Members of our own problems that help a caller on.
-_FACTS = ("price_microcredits", "balance_microcredits", "limit_microcredits", "resets_at", "more_errors")
+_FACTS = ("category", "price_microcredits", "balance_microcredits", "limit_microcredits", "resets_at", "more_errors")
 
 
 def is_ours(path: str) -> bool:

@@ -20,7 +20,7 @@ DIALECT = "replicate"
 PATH = "/v1/predictions"
 LIVE = ("starting", "processing")
 # The words by which clients know a refusal.
-_FLAGGED = "The input or output was flagged as sensitive. Please try again with different inputs. (E005)"
+FLAGGED = "The input or output was flagged as sensitive. Please try again with different inputs. (E005)"
 _BAR_CHARS = 10
 
 
@@ -142,7 +142,7 @@ def error_of(task: Task) -> str | None:
     if task.failure_code is None:
         return None
     words = task.failure_detail or sentence(task.failure_code)
-    return f"{_FLAGGED} ({words})" if task.failure_code == "content_refused" else words
+    return f"{FLAGGED} ({words})" if task.failure_code == "content_refused" else words
 
 
 def logs_of(task: Task) -> str:

@@ -67,6 +67,8 @@ _CREATE = Endpoint(
         "insufficient_credits",
         "spending_limit",
         "model_not_allowed",
+        "content_refused",
+        "screening_unavailable",
         "not_found",
         "host_not_allowed",
         "invalid_order",

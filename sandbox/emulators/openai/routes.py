@@ -1,4 +1,4 @@
-"""OpenAI's Images, Models and Chat Completions routes under ``/openai/v1``, as strict as the real ones."""
+"""OpenAI's Images, Models, Chat Completions and Moderations routes under ``/openai/v1``, as strict as the real ones."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from flask.typing import ResponseReturnValue
 from sandbox import chat, misbehave
 from sandbox.drawing import images
 from sandbox.emulators import EmptyStore, Emulator, Wrong, keys
-from sandbox.emulators.openai import errors, rules, tokens
+from sandbox.emulators.openai import errors, moderations, rules, tokens
 from sandbox.emulators.openai.errors import ApiError
 from sandbox.emulators.openai.rules import ImageOrder
 from sandbox.faults import Script
@@ -212,6 +212,16 @@ def complete() -> Response:
     document, asked = rules.read_chat()
     barred = ApiError("quota") if key == keys.NO_QUOTA_KEY else None
     return chat.serve(_calls(document["model"]), document, asked, barred=barred)
+
+
+@bp.post("/v1/moderations")
+def moderate() -> Response:
+    """What a text or an image would be refused for."""
+    _key()
+    model, texts = moderations.read()
+    calls = [_calls(model).begin(moderations.PLACE, text, takes_refused=True) for text in texts]
+    flags = [call.script.get("refuse") for call in calls]
+    return calls[0].answer(jsonify(moderations.document(model, flags)))
 
 
 def unrouted(wrong: Wrong) -> ResponseReturnValue:
