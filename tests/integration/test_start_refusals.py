@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,6 +105,16 @@ def test_a_missing_setting_of_web_is_one_sentence(tmp_path: Path) -> None:
     code, said = start(tmp_path, *WEB, DATABASE_URL="")
     assert code == 3
     assert said.count("DATABASE_URL is not set") == 1 and "Traceback" not in said
+
+
+def test_a_taken_port_for_metrics_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = start(tmp_path, *UP, "up", DATABASE_URL="", REDIS_URL="", DARKROOM_METRICS_PORT=str(port))
+    why = f"cannot listen on 127.0.0.1 port {port} (Address already in use): set DARKROOM_METRICS_PORT to another"
+    assert (code, said.count(why), "Traceback" in said) == (1, 1, False), said
+    assert not list((tmp_path / "var").glob("*/PG_VERSION")), "the database was made"
+    assert "postgres " not in said and "web " not in said
 
 
 def test_a_server_that_is_away_is_waited_for() -> None:
