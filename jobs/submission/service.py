@@ -247,10 +247,9 @@ def _claim(connection: Connection, caller: Caller, key: Key | None, job_id: str)
 
 def _allowed(caller: Caller) -> Allowed | None:
     """Which models the caller's key may use; None: all."""
-    models, providers = caller.models, caller.providers
-    if models is None and providers is None:
+    if caller.models is None and caller.providers is None:
         return None
-    return lambda model: (models is None or model.id in models) and (providers is None or model.provider in providers)
+    return lambda model: caller.may_use(model.id, model.provider)
 
 
 def _told_of(submitted: Submitted) -> tracing.Attributes:

@@ -257,6 +257,10 @@ DIALECTS: dict[str, tuple[str, dict[str, Any], int, str, int, str]] = {
         "/api/image-tasks/generations", {**ORDER, "client_task_id": "t-1"},
         402, "no available image quota: this order costs", 403, "unsupported image model: this key",
     ),
+    "image_generate": (
+        "/image/generate", {"prompt": "a hat", "customer_id": 7, "settings": {"image": {"model": ASYNC_MODEL}}},
+        402, '"error": "spending_limit"', 403, '"error": "model_not_allowed"',
+    ),
     "generation": ("/api/generation", ORDER, 402, "this order costs", 403, "may not order from"),
 }  # fmt: skip
 
