@@ -102,7 +102,8 @@ class SubmissionService:
         order = replace(order, faults=[*order.faults, *self._receiver_faults(order)])
         try:
             self.quoting.refuse_faults(order)
-            if key and (earlier := self._earlier(caller, key)):
+            # The lines of a batch are looked up by the page; one that is taken nevertheless is found by its claim.
+            if key and not isinstance(key, BatchLine) and (earlier := self._earlier(caller, key)):
                 return earlier
             quote = self.quoting.quote(order, allowed=_allowed(caller))
         except InvalidOrderError as error:
