@@ -50,6 +50,10 @@ class Caller:
     spends_by_limits: bool = False
     paused: bool = False
 
+    def may_use(self, model: str, provider: str) -> bool:
+        """Whether its orders may use a model, by the ids of the model and its provider."""
+        return (self.models is None or model in self.models) and (self.providers is None or provider in self.providers)
+
 
 @dataclass(frozen=True, slots=True)
 class NewKey:

@@ -6,7 +6,9 @@ function must run in a transaction, whose commit is the deed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -38,6 +40,33 @@ class OwnAccountError(ServiceError):
     code = "own_account"
 
 
+class PreconditionFailedError(ServiceError):
+    """It is no longer what the caller has read: someone has changed it meanwhile."""
+
+    code = "precondition_failed"
+
+
+def tag(row: Account | KeyInfo) -> str:
+    """The entity tag of what administrators can change of an account or a key. Its balance and its last use are not
+    among it: they change by themselves."""
+    text = json.dumps(_facts(row), sort_keys=True, ensure_ascii=True)
+    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+
+
+# Whether a row with this tag is the one that the caller means to change.
+Meant = Callable[[str], bool]
+
+
+def any_version(_tag: str) -> bool:
+    return True
+
+
+def _check(meant: Meant, before: Account | KeyInfo) -> None:
+    """Raises PreconditionFailedError, and with it the transaction is undone."""
+    if not meant(tag(before)):
+        raise PreconditionFailedError("it was changed after you read it: read it again, then change it")
+
+
 # ---------------------------------------------------------------- accounts
 
 
@@ -59,16 +88,23 @@ def create_account(
 
 
 def change_account(
-    connection: Connection, actor: Actor, name_or_id: str, changes: Mapping[str, Any], *, disabled: bool | None = None
+    connection: Connection,
+    actor: Actor,
+    name_or_id: str,
+    changes: Mapping[str, Any],
+    *,
+    disabled: bool | None = None,
+    meant: Meant = any_version,
 ) -> Account:
     """Set columns of accounts.accounts.CHANGEABLE, stop its keys, or let them open again.
 
-    Raises AccountNotFoundError, AccountExistsError, OwnAccountError.
+    Raises AccountNotFoundError, AccountExistsError, OwnAccountError, PreconditionFailedError.
     """
     account_id = accounts.find_account(connection, name_or_id).id
     if disabled and account_id == actor.account_id:
         raise OwnAccountError
     before, after = accounts.change_account(connection, account_id, changes, disabled=disabled)
+    _check(meant, before)
     was, now = changed(_facts(before), _facts(after))
     if now:
         trail.record(connection, actor, "account.change", account_id, account_id=account_id, before=was, after=now)
@@ -113,19 +149,24 @@ def create_key(connection: Connection, actor: Actor, account: str, **fields: Any
     return found, made.token
 
 
-def change_key(connection: Connection, actor: Actor, key_id: str, changes: Mapping[str, Any]) -> KeyInfo:
-    """Set columns of accounts.key_changes.CHANGEABLE. Raises KeyNotFoundError, KeyEndedError, InvalidKeyError."""
+def change_key(
+    connection: Connection, actor: Actor, key_id: str, changes: Mapping[str, Any], *, meant: Meant = any_version
+) -> KeyInfo:
+    """Set columns of accounts.key_changes.CHANGEABLE. Raises KeyNotFoundError, KeyEndedError, InvalidKeyError,
+    PreconditionFailedError."""
     _check_expiry(connection, changes.get("expires_at"))
     before, after = key_changes.change_key(connection, key_id, changes)
+    _check(meant, before)
     was, now = changed(_facts(before), _facts(after))
     if now:
         trail.record(connection, actor, "key.change", key_id, account_id=after.account_id, before=was, after=now)
     return after
 
 
-def revoke_key(connection: Connection, actor: Actor, key_id: str) -> KeyInfo:
-    """Revoke a key; revoking again changes nothing. Raises KeyNotFoundError."""
+def revoke_key(connection: Connection, actor: Actor, key_id: str, *, meant: Meant = any_version) -> KeyInfo:
+    """Revoke a key; revoking again changes nothing. Raises KeyNotFoundError, PreconditionFailedError."""
     before = key_changes.find_key(connection, key_id, lock=True)
+    _check(meant, before)
     if not keys.revoke_key(connection, key_id):
         return before
     after = key_changes.find_key(connection, key_id)
@@ -154,10 +195,13 @@ def _told(connection: Connection, actor: Actor, action: str, before: KeyInfo, af
     return after
 
 
-def rotate_key(connection: Connection, actor: Actor, key_id: str, *, overlap_s: int) -> tuple[KeyInfo, str]:
+def rotate_key(
+    connection: Connection, actor: Actor, key_id: str, *, overlap_s: int, meant: Meant = any_version
+) -> tuple[KeyInfo, str]:
     """Give a key another secret; the one before opens for ``overlap_s`` seconds more. Raises KeyNotFoundError,
-    KeyEndedError."""
+    KeyEndedError, PreconditionFailedError."""
     before, after, made = key_changes.rotate_key(connection, key_id, overlap_s=overlap_s)
+    _check(meant, before)
     was, now = changed(_facts(before), _facts(after))
     trail.record(connection, actor, "key.rotate", key_id, account_id=after.account_id, before=was, after=now)
     return after, made.token

@@ -58,6 +58,10 @@ class Enhancer:
             raise EnhancerNotConfiguredError
         return _written(self._load(self._provider_of(model)), ENHANCEMENTS[mode], prompt, language)
 
+    def only(self, providers: Collection[str]) -> Enhancer:
+        """The same with the language models of these providers alone."""
+        return Enhancer({name: model for name, model in self.models.items() if name in providers}, self._load)
+
     def names(self) -> dict[str, str]:
         """The provider of each language model by a name that means it alone, the preferred one first."""
         several = Counter(self.models.values())

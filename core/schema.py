@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
 
 from core.errors import ServiceError
+
+# Alembic is imported where it is used: it takes a tenth of a second, and most processes never ask it.
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 # Several processes may start at the same time; one migrates, the others wait for it.
 _LOCK = 7_216_050_001
@@ -36,6 +37,8 @@ def upgrade(connection: Connection) -> None:
         raise SchemaIsNewerError(
             f"the database has the schema {found}, made by a newer version: start that one, or restore a backup of this"
         )
+    from alembic import command
+
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
@@ -43,6 +46,9 @@ def upgrade(connection: Connection) -> None:
 
 def pending(connection: Connection) -> list[str]:
     """Revisions the database has not seen, oldest first; none where a newer version has migrated it."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
     script = ScriptDirectory.from_config(_config())
     every = [revision.revision for revision in script.walk_revisions()]
     heads = MigrationContext.configure(connection).get_current_heads()
@@ -77,15 +83,21 @@ def grant_to_app(connection: Connection, app_url: str) -> None:
 
 def current(connection: Connection) -> str | None:
     """The newest revision that the database has; None for an empty database."""
+    from alembic.runtime.migration import MigrationContext
+
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def knows(revision: str) -> bool:
     """Whether this version of the code has the revision; if not, a newer one has made it."""
+    from alembic.script import ScriptDirectory
+
     return any(revision == known.revision for known in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     spec = find_spec("migrations")
     if spec is None or spec.origin is None:

@@ -12,5 +12,6 @@ random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 put postgres_password "$(random)"
 put redis_password "$(random)"
 put flower_basic_auth "admin:$(random)"
+put metrics_token "$(random)"
 put database_url "postgresql://darkroom:$(cat secrets/postgres_password)@postgres:5432/darkroom"
 put redis_url "redis://:$(cat secrets/redis_password)@redis:6379/0"

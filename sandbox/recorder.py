@@ -21,6 +21,8 @@ _HEADERS_SHOWN = (
     "Cancel-After",
     "OpenAI-Organization",
     "X-Server-Timeout",
+    # What traces are passed on by: a client of an upstream has its own reasons to send them, or not to.
+    *("traceparent", "tracestate", "baggage", "b3", "X-B3-TraceId", "uber-trace-id", "X-Cloud-Trace-Context"),
 )
 # Whatever an upstream calls its key: Authorization, x-key, x-goog-api-key, ?key=, Cookie. Of these the name is
 # kept and never the value.

@@ -12,7 +12,7 @@ from app.http.responses import json_answer
 from app.services import services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.service import AuditOut
-from jobs.maintenance.audit import check
+from jobs.maintenance.audit import FACTS_AT_MOST, check
 from jobs.maintenance.audit_check import remember
 
 bp = Blueprint("admin_audit", __name__, url_prefix="/api/admin")
@@ -31,12 +31,13 @@ TIMEOUT_S = 30
         errors=("invalid_request",),
         query=Empty,
         description="Metrics show the result until the next audit."
-        " Reads every job and transfer of all accounts: ask now and then, not every second.",
+        " Reads every job and transfer of all accounts: ask now and then, not every second. Of the rolled up usage it"
+        " compares the newest with every fact, and of the older a part, which is another each day; its money always.",
     )
 )
 def audit() -> Response:
     read_query(Empty, request.args)
     connections = services().connections
-    findings = connections.transaction(check, timeout_s=TIMEOUT_S)
+    findings = connections.transaction(check, timeout_s=TIMEOUT_S, facts_at_most=FACTS_AT_MOST)
     connections.autocommit(remember, findings)
     return json_answer({"clean": not findings, "findings": [asdict(finding) for finding in findings]})

@@ -15,7 +15,7 @@ from app import admin_documents as render
 from app import administration
 from app.http.bodies import read_body, read_query, storable
 from app.http.endpoint import Answer, Endpoint, describe
-from app.http.responses import json_answer
+from app.http.responses import if_match, json_answer
 from app.orders.idempotency_key import header_key
 from app.services import services
 from app.shapes.schemas.accounts import (
@@ -62,6 +62,10 @@ def _shown(connection: Connection, found: Account) -> dict[str, Any]:
     return render.account(found, funds(connection, found.id))
 
 
+def _tagged(connection: Connection, found: Account) -> tuple[dict[str, Any], str]:
+    return _shown(connection, found), administration.tag(found)
+
+
 @bp.get("/accounts")
 @describe(
     Endpoint(
@@ -91,7 +95,11 @@ def list_accounts() -> Response:
     Endpoint(
         "Make an account",
         "admin",
-        (Answer(201, "The account; its balance begins with its first grant.", AccountOut, headers=("Location",)),),
+        (
+            Answer(
+                201, "The account; its balance begins with its first grant.", AccountOut, headers=("Location", "ETag")
+            ),
+        ),
         scope="admin",
         errors=("malformed_json", "invalid_request", "account_exists"),
         query=Empty,
@@ -102,7 +110,7 @@ def create_account() -> Response:
     read_query(Empty, request.args)
     asked = read_body(AccountIn, request)
 
-    def create(connection: Connection) -> dict[str, Any]:
+    def create(connection: Connection) -> tuple[dict[str, Any], str]:
         made = administration.create_account(
             connection,
             actor(),
@@ -111,10 +119,10 @@ def create_account() -> Response:
             external_id=asked.external_id,
             limits=limit_columns(asked.limits),
         )
-        return _shown(connection, made)
+        return _tagged(connection, made)
 
-    made = services().connections.transaction(create)
-    return json_answer(made, 201, {"Location": f"/api/admin/accounts/{made['id']}"})
+    made, tag = services().connections.transaction(create)
+    return json_answer(made, 201, {"Location": f"/api/admin/accounts/{made['id']}", "ETag": tag})
 
 
 @bp.get("/accounts/<account_id>")
@@ -122,7 +130,7 @@ def create_account() -> Response:
     Endpoint(
         "Read an account",
         "admin",
-        (Answer(200, "By its id or its name.", AccountOut),),
+        (Answer(200, "By its id or its name.", AccountOut, headers=("ETag",)),),
         scope="admin",
         errors=("account_not_found", "invalid_request"),
         query=Empty,
@@ -131,10 +139,11 @@ def create_account() -> Response:
 def read_account(account_id: str) -> Response:
     read_query(Empty, request.args)
 
-    def read(connection: Connection) -> dict[str, Any]:
-        return _shown(connection, accounts.find_account(connection, checked(account_id)))
+    def read(connection: Connection) -> tuple[dict[str, Any], str]:
+        return _tagged(connection, accounts.find_account(connection, checked(account_id)))
 
-    return json_answer(services().connections.autocommit(read))
+    found, tag = services().connections.autocommit(read)
+    return json_answer(found, headers={"ETag": tag})
 
 
 @bp.patch("/accounts/<account_id>")
@@ -142,11 +151,19 @@ def read_account(account_id: str) -> Response:
     Endpoint(
         "Change an account",
         "admin",
-        (Answer(200, "The account as it is now. Web processes know it within 5 seconds.", AccountOut),),
+        (
+            Answer(
+                200, "The account as it is now. Web processes know it within 5 seconds.", AccountOut, headers=("ETag",)
+            ),
+        ),
         scope="admin",
-        errors=("account_not_found", "account_exists", "own_account", "malformed_json", "invalid_request"),
+        errors=(
+            *("account_not_found", "account_exists", "own_account", "precondition_failed"),
+            *("malformed_json", "invalid_request"),
+        ),
         query=Empty,
         body=AccountChange,
+        request_headers=("If-Match",),
         description="`disabled` stops every key of the account; jobs that it has ordered go on.",
     )
 )
@@ -155,14 +172,15 @@ def change_account(account_id: str) -> Response:
     asked = read_body(AccountChange, request)
     plain = asked.model_dump(include={"name", "weight", "external_id"}, exclude_unset=True)
 
-    def change(connection: Connection) -> dict[str, Any]:
+    def change(connection: Connection) -> tuple[dict[str, Any], str]:
         changes = {**plain, **limit_columns(asked.limits)}
         found = administration.change_account(
-            connection, actor(), checked(account_id), changes, disabled=asked.disabled
+            connection, actor(), checked(account_id), changes, disabled=asked.disabled, meant=if_match()
         )
-        return _shown(connection, found)
+        return _tagged(connection, found)
 
-    return json_answer(services().connections.transaction(change))
+    found, tag = services().connections.transaction(change)
+    return json_answer(found, headers={"ETag": tag})
 
 
 @bp.get("/grants")

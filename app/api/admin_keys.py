@@ -18,7 +18,7 @@ from app import administration
 from app.api.admin_accounts import actor, limit_columns
 from app.http.bodies import read_body, read_query
 from app.http.endpoint import Answer, Endpoint, describe
-from app.http.responses import json_answer
+from app.http.responses import if_match, json_answer
 from app.services import services
 from app.shapes.schemas.accounts import (
     ActionList,
@@ -79,7 +79,7 @@ def list_keys() -> Response:
     Endpoint(
         "Make an API key",
         "admin",
-        (Answer(201, "The key with its token, which is shown this once.", KeyMade, headers=("Location",)),),
+        (Answer(201, "The key with its token, which is shown this once.", KeyMade, headers=("Location", "ETag")),),
         scope="admin",
         errors=("account_not_found", "malformed_json", "invalid_request"),
         query=Empty,
@@ -109,7 +109,11 @@ def create_key() -> Response:
         )
 
     found, token = services().connections.transaction(create)
-    return json_answer({**render.key(found), "token": token}, 201, {"Location": f"/api/admin/keys/{found.id}"})
+    return json_answer(
+        {**render.key(found), "token": token},
+        201,
+        {"Location": f"/api/admin/keys/{found.id}", "ETag": administration.tag(found)},
+    )
 
 
 @bp.get("/keys/<key_id>")
@@ -117,7 +121,7 @@ def create_key() -> Response:
     Endpoint(
         "Read an API key",
         "admin",
-        (Answer(200, "The key without its secret, and when it was used last.", KeyOut),),
+        (Answer(200, "The key without its secret, and when it was used last.", KeyOut, headers=("ETag",)),),
         scope="admin",
         errors=("key_not_found", "invalid_request"),
         query=Empty,
@@ -125,7 +129,11 @@ def create_key() -> Response:
 )
 def read_key(key_id: str) -> Response:
     read_query(Empty, request.args)
-    return json_answer(render.key(services().connections.autocommit(key_changes.find_key, _checked(key_id))))
+    return _answer(services().connections.autocommit(key_changes.find_key, _checked(key_id)))
+
+
+def _answer(found: KeyInfo) -> Response:
+    return json_answer(render.key(found), headers={"ETag": administration.tag(found)})
 
 
 @bp.patch("/keys/<key_id>")
@@ -133,11 +141,12 @@ def read_key(key_id: str) -> Response:
     Endpoint(
         "Change an API key",
         "admin",
-        (Answer(200, "The key as it is now. Web processes know it within 5 seconds.", KeyOut),),
+        (Answer(200, "The key as it is now. Web processes know it within 5 seconds.", KeyOut, headers=("ETag",)),),
         scope="admin",
-        errors=("key_not_found", "key_ended", "malformed_json", "invalid_request"),
+        errors=("key_not_found", "key_ended", "precondition_failed", "malformed_json", "invalid_request"),
         query=Empty,
         body=KeyChange,
+        request_headers=("If-Match",),
     )
 )
 def change_key(key_id: str) -> Response:
@@ -153,9 +162,9 @@ def change_key(key_id: str) -> Response:
     def change(connection: Connection) -> KeyInfo:
         if asked.expires_in_s is not None:
             changes["expires_at"] = _in(connection, asked.expires_in_s)
-        return administration.change_key(connection, actor(), _checked(key_id), changes)
+        return administration.change_key(connection, actor(), _checked(key_id), changes, meant=if_match())
 
-    return json_answer(render.key(services().connections.transaction(change)))
+    return _answer(services().connections.transaction(change))
 
 
 def _in(connection: Connection, seconds: int) -> datetime:
@@ -168,17 +177,20 @@ def _in(connection: Connection, seconds: int) -> datetime:
     Endpoint(
         "Revoke an API key",
         "admin",
-        (Answer(200, "It opens nothing any more, within 5 seconds in every web process.", KeyOut),),
+        (Answer(200, "It opens nothing any more, within 5 seconds in every web process.", KeyOut, headers=("ETag",)),),
         scope="admin",
-        errors=("key_not_found", "invalid_request"),
+        errors=("key_not_found", "precondition_failed", "invalid_request"),
         query=Empty,
+        request_headers=("If-Match",),
         description="Revoking again changes nothing. The key that is used for it may be revoked, too.",
     )
 )
 def revoke_key(key_id: str) -> Response:
     read_query(Empty, request.args)
-    found = services().connections.transaction(administration.revoke_key, actor(), _checked(key_id))
-    return json_answer(render.key(found))
+    meant = if_match()
+    return _answer(
+        services().connections.transaction(administration.revoke_key, actor(), _checked(key_id), meant=meant)
+    )
 
 
 @bp.post("/keys/<key_id>/pause")
@@ -224,11 +236,12 @@ def resume_key(key_id: str) -> Response:
     Endpoint(
         "Give an API key another secret",
         "admin",
-        (Answer(200, "The key with its new token, which is shown this once.", KeyMade),),
+        (Answer(200, "The key with its new token, which is shown this once.", KeyMade, headers=("ETag",)),),
         scope="admin",
-        errors=("key_not_found", "key_ended", "malformed_json", "invalid_request"),
+        errors=("key_not_found", "key_ended", "precondition_failed", "malformed_json", "invalid_request"),
         query=Empty,
         body=RotateIn,
+        request_headers=("If-Match",),
         description="The key keeps its id, and what it may do and has spent. The secret before opens as well for"
         " `overlap_s` seconds (a day, unless it is said); one that was replaced before that stops at once.",
     )
@@ -237,9 +250,9 @@ def rotate_key(key_id: str) -> Response:
     read_query(Empty, request.args)
     overlap_s = read_body(RotateIn, request).overlap_s
     found, token = services().connections.transaction(
-        administration.rotate_key, actor(), _checked(key_id), overlap_s=overlap_s
+        administration.rotate_key, actor(), _checked(key_id), overlap_s=overlap_s, meant=if_match()
     )
-    return json_answer({**render.key(found), "token": token})
+    return json_answer({**render.key(found), "token": token}, headers={"ETag": administration.tag(found)})
 
 
 @bp.get("/actions")

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
+from app import allowance
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import InvalidRequestError
@@ -49,7 +50,8 @@ class ModelNotFoundError(ServiceError):
         errors=("invalid_request",),
         query=ModelsQuery,
         request_headers=("If-None-Match",),
-        description="A filter that names an operation, provider or capability that no model has is refused.",
+        description="Those that the key may use. A filter that names an operation, provider or capability that no model"
+        " has is refused.",
     )
 )
 def list_models() -> Response:
@@ -112,7 +114,7 @@ def recommend_models() -> Response:
         ),
         errors=("not_found",),
         request_headers=("If-None-Match",),
-        description="Takes an id or an alias.",
+        description="Takes an id or an alias, also of a model that the key may not use.",
     )
 )
 def read_model(model_id: str) -> Response:
@@ -130,7 +132,8 @@ def read_model(model_id: str) -> Response:
 def _filtered(
     parts: Services, catalog: Catalog, models: Sequence[Model], query: ModelsQuery | RecommendQuery
 ) -> list[Model]:
-    """The models that meet the filters both lists have. Raises InvalidRequestError naming values that no model has."""
+    """The models that meet the filters both lists have, of those that the caller's key may use. Raises
+    InvalidRequestError naming values that no model has."""
     known: Mapping[str, Collection[str]] = {
         "operation": OPERATIONS,
         "provider": catalog.providers,
@@ -146,7 +149,7 @@ def _filtered(
     most = Decimal(query.max_price) * MICROCREDITS_PER_CREDIT if query.max_price else None
     return [
         model
-        for model in models
+        for model in allowance.usable(g.caller, models)
         if (query.operation is None or OPERATIONS[query.operation] in model.operations)
         and (query.provider is None or model.provider == query.provider)
         and (query.capability is None or query.capability in model.capabilities)

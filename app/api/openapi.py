@@ -71,7 +71,7 @@ _ALWAYS = ("bad_request", "uri_too_long", "headers_too_large", "internal_error")
 _HEADERS: Mapping[str, tuple[str, str]] = {
     "Location": ("string", "Where the task, or the image, is read."),
     "Retry-After": ("integer", "Seconds to wait before asking again."),
-    "ETag": ("string", "For If-None-Match."),
+    "ETag": ("string", "For If-None-Match, and of accounts and keys for If-Match."),
     "X-Request-Id": ("string", "Yours when it was valid, else ours."),
     "X-Task-Id": ("string", "The task's id."),
     "X-Provider": ("string", "The provider whose turn it is, or that made it."),
@@ -114,6 +114,7 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     "X-Fal-Request-Timeout": ("number", "Seconds: fail with 504 if the job has not started by then."),
     "x-fal-no-retry": ("string", "`1`: no other model takes the order's turn."),
     "If-None-Match": ("string", "Answer 304 when the ETag is still the same."),
+    "If-Match": ("string", "Do it only while the ETag is the same, else 412 `precondition_failed`."),
     "Last-Event-ID": ("string", "Go on after the record with this `id`."),
     "If-Range": ("string", "Serve the range only while the ETag is the same."),
     "Range": ("string", "One range of bytes: `bytes=first-last`, `bytes=first-` or `bytes=-count`."),

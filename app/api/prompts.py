@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
+from app import allowance
 from app.enhancement import Ended, Piece, Reader
 from app.http.bodies import read_body, read_query
 from app.http.endpoint import Answer, Endpoint, describe
@@ -46,6 +47,7 @@ class StreamCutError(Exception):
         errors=(
             "malformed_json",
             "insufficient_credits",
+            "model_not_allowed",
             "not_acceptable",
             "invalid_request",
             "upstream_failed",
@@ -63,8 +65,9 @@ def enhance() -> Response:
     asked = read_body(EnhanceIn, request)
     media_type = _media_type()
     check_credits()
+    enhancer = allowance.language_model(services(), g.caller, asked.model)
     screen_text("enhance", asked.prompt)
-    source = services().enhancer.write(asked.prompt, asked.mode, model=asked.model, language=asked.language)
+    source = enhancer.write(asked.prompt, asked.mode, model=asked.model, language=asked.language)
     reader = Reader(source)
     first = reader.next(FIRST_PIECE_S)
     if isinstance(first, ProviderError):

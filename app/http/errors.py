@@ -78,6 +78,7 @@ CODES: Mapping[str, Kind] = {
     "batch_expired": Kind(409, "Batch expired", "The batch's time was over before this line was submitted."),
     "file_in_use": Kind(409, "File in use", "A batch that goes on is ordered by this file; cancel it first."),
     "input_gone": Kind(409, "File deleted", "The file of the batch was deleted before this line was submitted."),
+    "precondition_failed": Kind(412, "Changed meanwhile", "It is no longer what If-Match names; read it again."),
     "image_gone": Kind(410, "Image deleted", "There was an image; it has been deleted."),
     "upload_gone": Kind(410, "Upload expired", "The upload has expired; upload the image again."),
     "range_not_satisfiable": Kind(416, "Range not satisfiable", "The image has fewer bytes than that."),

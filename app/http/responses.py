@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flask import Response, request
@@ -54,6 +54,15 @@ def unchanged(etag: str) -> bool:
     if header.strip() == "*":
         return True
     return etag.removeprefix("W/") in re.findall(r'"[\x21\x23-\x7e]*"', header)
+
+
+def if_match() -> Callable[[str], bool]:
+    """What the caller's If-Match says of a (quoted) entity tag: whether it names it, by strong comparison (RFC 9110
+    13.1.1). Without the header every tag will do; a header without a tag names none."""
+    header = request.headers.get("If-Match")
+    if header is None or header.strip() == "*":
+        return lambda _: True
+    return re.findall(r'(?<!W/)"[\x21\x23-\x7e]*"', header).__contains__
 
 
 def not_modified(headers: Mapping[str, str]) -> Response:

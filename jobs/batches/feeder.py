@@ -48,6 +48,8 @@ NOTE_EVERY_S = 5.0
 # How many windows of its account a batch may have queued: one that is published, and one behind it.
 WINDOWS = 2
 BUSY_S, QUIET_S, TROUBLE_S = 0.1, 0.7, 3.0
+# A line that becomes no job: its number, the caller's own name for it, and why.
+Refused = tuple[int, str, StoredRefusal]
 INPUT_GONE: StoredRefusal = {"code": "input_gone", "detail": "the file of the batch has been deleted", "facts": {}}
 _STOPPED: Mapping[str, StoredRefusal] = {
     moves.CANCELLED: {"code": moves.CANCELLED, "detail": "the batch was cancelled before this line", "facts": {}},
@@ -163,21 +165,28 @@ class Feeder:
             at = page[-1][0] + 1
             with self.database.autocommit() as connection:
                 taken = moves.taken_lines(connection, batch.id, page[0][0], at)
+            refused: list[Refused] = []
+            takes_more = True
             for number, raw in page:
-                if number not in taken and not self._submit(batch, caller, number, raw):
-                    return
+                if number not in taken and not self._submit(batch, caller, number, raw, refused):
+                    takes_more = False
+                    break
                 if time.monotonic() - noted_at > NOTE_EVERY_S:  # screens may take seconds for each line
                     noted_at = time.monotonic()
                     self._note(batch)
             with self.database.autocommit() as connection:
+                if refused:
+                    moves.refuse(connection, batch.id, refused)
+                if not takes_more:
+                    return
                 moves.advance(connection, batch.id, at)
                 moves.look_again(connection, batch.id, LEASE_S)
             failpoints.hit("batch.advanced")
         if at == batch.next_line and most > 0:
             self._lose(batch, at)
 
-    def _submit(self, batch: Batch, caller: Caller, number: int, raw: bytes) -> bool:
-        """Make a job of a line, or write down why it is none; False where the batch takes no more."""
+    def _submit(self, batch: Batch, caller: Caller, number: int, raw: bytes, refusals: list[Refused]) -> bool:
+        """Make a job of a line, or put among ``refusals`` why it is none; False where the batch takes no more."""
         line = self.readers[batch.dialect](batch, raw)
         refused = line.refused or _broken(line)
         if refused is None and line.order is not None:
@@ -196,8 +205,7 @@ class Feeder:
                 failpoints.hit("batch.submitted")
                 self._publish(submitted.nudges, submitted.task.id)
         if refused is not None:
-            with self.database.autocommit() as connection:
-                moves.refuse(connection, batch.id, [(number, line.custom_id, refused)])
+            refusals.append((number, line.custom_id, refused))
         return True
 
     def _is_taken(self, batch: Batch, number: int) -> bool:

@@ -29,17 +29,17 @@ def check_in_turn(database: Database, *, owner: str, every_s: float) -> Sequence
     with database.transaction() as connection:
         if not key_values.take_turn(connection, TURN, every_s=every_s, value=owner):
             return None
-    findings = check_now(database)
+    findings = check_now(database, facts_at_most=audit.FACTS_AT_MOST)
     if findings:
         named = [f"{each.invariant} {each.subject}: {each.detail}" for each in findings[:NAMED_AT_MOST]]
         log.error("audit_found", findings=len(findings), named=named, hint="darkroom doctor")
     return findings
 
 
-def check_now(database: Database) -> Sequence[Finding]:
-    """Run the audit and store its result. Raises DatabaseAwayError."""
+def check_now(database: Database, *, facts_at_most: int | None = None) -> Sequence[Finding]:
+    """Run the audit (``facts_at_most`` as there) and store its result. Raises DatabaseAwayError."""
     with database.transaction() as connection:
-        findings = audit.check(connection)
+        findings = audit.check(connection, facts_at_most=facts_at_most)
     with database.transaction() as connection:
         remember(connection, findings)
     return findings

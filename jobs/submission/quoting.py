@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import lru_cache
 from math import isfinite
 from types import MappingProxyType
 from typing import Any
@@ -285,8 +286,7 @@ def _strays(catalog: Catalog, order: Order) -> list[FieldFault]:
     """The fields that no model of the operation takes, misspelt ones most likely."""
     if order.lenient:
         return []
-    able = [model for model in catalog.models.values() if order.operation in model.operations]
-    known = {*JOB_FIELDS, *(name for model in able for name in all_fields_of(model, order.operation))}
+    known = _known_fields(catalog, order.operation)
     return [
         FieldFault(
             name[:MAX_NAME_CHARS],
@@ -295,6 +295,13 @@ def _strays(catalog: Catalog, order: Order) -> list[FieldFault]:
         )
         for name in [name for name in order.fields if name not in known][:MAX_STRAYS_NAMED]
     ]
+
+
+@lru_cache(maxsize=128)
+def _known_fields(catalog: Catalog, operation: str) -> frozenset[str]:
+    """Every field that some model takes for an operation, and those of any job."""
+    able = [model for model in catalog.models.values() if operation in model.operations]
+    return frozenset({*JOB_FIELDS, *(name for model in able for name in all_fields_of(model, operation))})
 
 
 def _successor(model: Model) -> Sequence[str]:

@@ -110,7 +110,8 @@ class SubmissionService:
         order = replace(order, faults=[*order.faults, *self._receiver_faults(order)])
         try:
             self.quoting.refuse_faults(order)
-            if key and (earlier := self._earlier(caller, key)):
+            # The lines of a batch are looked up by the page; one that is taken nevertheless is found by its claim.
+            if key and not isinstance(key, BatchLine) and (earlier := self._earlier(caller, key)):
                 return earlier
             quote = self.quoting.quote(order, allowed=_allowed(caller))
         except InvalidOrderError as error:
@@ -296,10 +297,9 @@ def _claim(connection: Connection, caller: Caller, key: Key | None, job_id: str)
 
 def _allowed(caller: Caller) -> Allowed | None:
     """Which models the caller's key may use; None: all."""
-    models, providers = caller.models, caller.providers
-    if models is None and providers is None:
+    if caller.models is None and caller.providers is None:
         return None
-    return lambda model: (models is None or model.id in models) and (providers is None or model.provider in providers)
+    return lambda model: caller.may_use(model.id, model.provider)
 
 
 def _told_of(submitted: Submitted) -> tracing.Attributes:

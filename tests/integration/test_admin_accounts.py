@@ -244,6 +244,62 @@ def test_a_changed_key_has_what_it_may_do_within_the_caches_time(office: Office)
     assert office.call("GET", "/api/quota", token=made["token"]).status_code == 403
 
 
+# ---------------------------------------------------------------- two administrators at once
+
+
+def test_of_two_changes_of_what_was_read_before_both_the_second_is_refused(office: Office) -> None:
+    account = office.made("accounts", name="studio")
+    key = office.made("keys", account="studio", name="shop")
+    for path, body in ((f"accounts/{account['id']}", {"weight": 3}), (f"keys/{key['id']}", {"name": "till"})):
+        read = [office.call("GET", f"/api/admin/{path}") for _ in range(2)]
+        tags = [answer.headers["ETag"] for answer in read]
+        assert tags[0] == tags[1]
+        first, second = (
+            office.call("PATCH", f"/api/admin/{path}", json=body, headers={"If-Match": tag}) for tag in tags
+        )
+        assert (first.status_code, second.status_code, second.json["code"]) == (200, 412, "precondition_failed")
+        now = office.call("GET", f"/api/admin/{path}")
+        assert now.headers["ETag"] == first.headers["ETag"] != tags[0]
+        assert now.json == first.json, "the refused one changed nothing"
+    assert len(office.actions(action="account.change")) == len(office.actions(action="key.change")) == 1
+
+
+def test_what_changes_by_itself_is_no_other_version(office: Office) -> None:
+    account = office.made("accounts", name="studio")
+    made = office.call("POST", "/api/admin/keys", json={"account": "studio"})
+    path = f"/api/admin/accounts/{account['id']}"
+    tag = office.call("GET", path).headers["ETag"]
+    office.made("grants", account="studio", amount_microcredits=5 * ASYNC_PRICE)
+    assert office.order(made.json["token"]).status_code == 202
+    assert office.call("GET", path).headers["ETag"] == tag
+    office.engine.sql("UPDATE api_keys SET last_used_at = clock_timestamp()")
+    assert office.call("GET", made.headers["Location"]).headers["ETag"] == made.headers["ETag"]
+
+
+def test_a_key_is_rotated_and_revoked_only_as_it_was_read(office: Office) -> None:
+    made = office.call("POST", "/api/admin/keys", json={"account": office.admin_id})
+    path, stale = made.headers["Location"], {"If-Match": made.headers["ETag"]}
+    office.call("PATCH", path, json={"name": "other"})
+    for verb, body in (("rotate", {}), ("revoke", None)):
+        refused = office.call("POST", f"{path}/{verb}", json=body, headers=stale)
+        assert (refused.status_code, refused.json["code"]) == (412, "precondition_failed")
+    assert office.order(made.json["token"]).status_code == 202
+    tag = office.call("GET", path).headers["ETag"]
+    rotated = office.call("POST", f"{path}/rotate", json={}, headers={"If-Match": f'"other", {tag}'})
+    assert rotated.status_code == 200
+    revoked = office.call("POST", f"{path}/revoke", headers={"If-Match": rotated.headers["ETag"]})
+    assert (revoked.status_code, revoked.json["revoked_at"] is not None) == (200, True)
+
+
+def test_if_match_is_read_as_http_says(office: Office) -> None:
+    made = office.call("POST", "/api/admin/accounts", json={"name": "studio"})
+    tag, found = made.headers["ETag"], {}
+    for header in ("", "nonsense", f"W/{tag}", '"other"', f'"other", {tag}', "*"):
+        answer = office.call("PATCH", made.headers["Location"], json={"weight": 1}, headers={"If-Match": header})
+        found[header] = answer.status_code
+    assert list(found.values()) == [412, 412, 412, 412, 200, 200]
+
+
 # ---------------------------------------------------------------- refused orders, as every client is told
 
 LIMITED = {"limits": {"day_microcredits": 0}}
@@ -263,6 +319,10 @@ DIALECTS: dict[str, tuple[str, dict[str, Any], int, str, int, str]] = {
     "chatgpt2api": (
         "/api/image-tasks/generations", {**ORDER, "client_task_id": "t-1"},
         402, "no available image quota: this order costs", 403, "unsupported image model: this key",
+    ),
+    "image_generate": (
+        "/image/generate", {"prompt": "a hat", "customer_id": 7, "settings": {"image": {"model": ASYNC_MODEL}}},
+        402, '"error": "spending_limit"', 403, '"error": "model_not_allowed"',
     ),
     "generation": ("/api/generation", ORDER, 402, "this order costs", 403, "may not order from"),
 }  # fmt: skip

@@ -61,3 +61,26 @@ def test_an_audit_writes_nothing(books: Engine) -> None:
     with books.database.transaction() as connection:
         audit.check(connection)
         assert connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on"
+
+
+def test_the_facts_of_usage_are_compared_for_the_newest_and_for_others_each_day(books: Engine) -> None:
+    days = 4
+    steps = [f"2026-01-{day:02d}T00:00:00Z" for day in range(days, 0, -1)]  # the newest first
+    for step in steps:  # sums of jobs that there are not: wrong, each
+        books.sql(
+            "WITH s AS (INSERT INTO usage_steps (from_at, to_at)"
+            " VALUES (:at, CAST(:at AS timestamptz) + interval '1 day'))"
+            " INSERT INTO usage_sums VALUES (:at, 'acct', '', '', '', '', '', 100, 0, 0, 0, 0, 0, 0, 0)",
+            at=step,
+        )
+
+    def found(most: int | None) -> list[str]:
+        with books.database.transaction() as connection:
+            findings = audit.check(connection, facts_at_most=most)
+        return sorted(each.subject for each in findings if each.invariant == "usage_is_the_sum_of_its_facts")
+
+    assert found(None) == sorted(steps)
+    assert found(1000) == sorted(steps)
+    today = books.one("SELECT floor(extract(epoch FROM clock_timestamp()) / 86400)")
+    # Three older steps of as many jobs as are compared at once take turns: each in three days once.
+    assert found(100) == sorted([steps[0], steps[1 + int(today) % (days - 1)]])

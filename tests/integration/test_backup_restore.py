@@ -17,16 +17,20 @@ import pytest
 from alembic import command
 from click.testing import CliRunner
 from crash_stage import ROOT, Stage, build_stage, until
+from job_engine import Engine, Recorder, make_context
 from sqlalchemy import create_engine, text
 
+from app.cli import main
 from app.cli.operator import backup
 from core import postgres_tools, schema
 from core.db import Database, make_engine
 from core.redis import make_client
 from jobs.maintenance import audit
+from providers.catalog import catalog
 from quota import ledger
 from sandbox.counts import prompt_hash
 from sandbox.testing import Sandbox, running_sandbox
+from storage.media import Media
 from tests.s3_server import ACCESS_KEY_ID, SECRET_KEY, new_bucket
 from workers.enqueue import Publisher
 
@@ -228,10 +232,27 @@ def test_jobs_that_were_queued_are_published_again_on_the_same_redis(
 @pytest.fixture
 def kept(stage: Stage) -> str:
     """The key of an image that a job has made; catalogue and keys are there."""
-    stage.order("a kept image", CLASS_A)
-    with stage.process("workers"):
-        until(lambda: stage.rows("SELECT 1 FROM images"), 40, lambda: stage.rows("SELECT * FROM jobs"))
-        until(lambda: stage.rows("SELECT 1 FROM jobs WHERE finished_at IS NOT NULL"), 40, lambda: "not ended")
+    sent = Recorder()
+    engine = Engine(
+        make_context(
+            database=stage.database,
+            models=catalog.load(),
+            media=Media(stage.store, Path(stage.environ["DARKROOM_VAR"]) / "staging", decoders=1),
+            store=stage.store,
+            environ=stage.environ,
+            sent=sent,
+            owner="wkr_here",
+        ),
+        stage.submission,
+        sent,
+    )
+    for provider in engine.context.registry.of("chatgpt2api"):
+        stage.sql("INSERT INTO credentials (id, provider) VALUES (:id, 'chatgpt2api')", id=provider.credential_id)
+    stage.order("a kept image", CLASS_A, publish=False)
+    engine.run(stage.row("SELECT id FROM jobs")[0])
+    engine.drive()
+    engine.context.media.close()
+    stage.sql("DELETE FROM workers")  # this process is none
     folder = Path(stage.environ["DARKROOM_VAR"])
     (folder / "admin.key").write_text("dk_secret\n")
     (folder / "signing.keys").write_text("k1:00\n")
@@ -416,14 +437,21 @@ NOT_WHOLE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def test_a_backup_that_is_not_whole_changes_nothing(
-    stage: Stage, kept: str, target: dict[str, str], tmp_path: Path
+    stage: Stage, kept: str, target: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = backed_up(stage, tmp_path)
+    for name, value in {**stage.environ, **target}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
 
     def said_of(name: str) -> str:
         folder = Path(shutil.copytree(whole, tmp_path / name))
         NOT_WHOLE[name][0](folder)
-        return refusal(stage, folder, target)
+        if name == "unfinished":
+            return refusal(stage, folder, target)
+        done = CliRunner().invoke(main, ["restore", str(folder)])
+        assert done.exit_code == 2, done.output
+        return done.output
 
     said = {name: said_of(name) for name in NOT_WHOLE}
     assert {name: words for name, (_, words) in NOT_WHOLE.items() if words not in said[name]} == {}

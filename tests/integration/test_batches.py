@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from job_engine import CREDIT
 from openai.types import Batch, FileObject
 from receivers import make_sender, receiver
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from accounts.accounts import create_account
 from accounts.keys import create_key
@@ -249,6 +249,23 @@ def test_too_many_orders_are_refused_and_a_thousand_are_not_too_many(house: Hous
     assert house.client.post(BATCHES, data=b"x\n" * 1001, headers=headers).status_code == 422
     answer = house.client.post(BATCHES, data=b"x\n" * 1000, headers=headers)
     assert answer.status_code == 202 and answer.json["counts"]["refused"] == 1000  # type: ignore[index]
+
+
+def test_a_line_costs_a_claim_and_a_job_and_a_refused_one_no_statement(house: House) -> None:
+    run: list[str] = []
+    engine = house.services.submission._database.engine
+    listen = (engine, "before_cursor_execute", lambda *given: run.append(given[2]))
+    counted: dict[tuple[str, int], int] = {}
+    event.listen(*listen)
+    for name, given in (("good", order("a fox")), ("bad", order("a fox", sed=1))):
+        for lines in (10, 40):
+            run.clear()
+            assert house.post(BATCHES, {"orders": [given] * lines}).status_code == 202
+            counted[name, lines] = len(run)
+    event.remove(*listen)
+    # The statement of the job itself goes past the engine, by the driver.
+    assert counted["good", 40] - counted["good", 10] == 30
+    assert counted["bad", 40] == counted["bad", 10]
 
 
 def test_a_repeat_with_its_key_is_the_same_batch_and_goes_on_where_the_first_died(house: House) -> None:

@@ -9,11 +9,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from job_engine import SYNC_MODEL, Engine
+from nginx_file import nginx_of_the_docs
 from worker_fleet import Fleet, ended, running_fleet, web_side
 
 from accounts.keys import Caller
@@ -33,14 +36,18 @@ WORKER = "flowered"
 @dataclass
 class Flower:
     port: int
+    below: str = ""
+    login: str = base64.b64encode(f"{FLOWER_USER}:{PASSWORD}".encode()).decode()
 
     def ask(self, path: str, method: str = "GET") -> str:
-        login = base64.b64encode(f"{FLOWER_USER}:{PASSWORD}".encode()).decode()
+        """Return what a path below ours answers. Raises HTTPError where that is no 2xx."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", method=method, headers={"Authorization": f"Basic {login}"}
+            f"http://127.0.0.1:{self.port}{self.below}{path}",
+            method=method,
+            headers={"Authorization": f"Basic {self.login}"},
         )
         with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
-            return str(answer.read().decode())
+            return str(answer.read().decode(errors="replace"))  # an icon is no text
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return what Flower's page shows, by Celery's id."""
@@ -63,16 +70,18 @@ class Flower:
 
 
 @contextmanager
-def running_flower(fleet: Fleet, environ: dict[str, str], *, task_events: bool = True) -> Iterator[Flower]:
+def running_flower(
+    fleet: Fleet, environ: dict[str, str], *, task_events: bool = True, prefix: str = ""
+) -> Iterator[Flower]:
     """Start Flower with the arguments that ``darkroom up`` uses."""
     [port] = free_ports(1)
     settings = Settings(flower_port_set=port, task_events=task_events)
     programs = service_programs(settings, {}, flower_password=PASSWORD, sandbox=False)
     [program] = [each for each in programs if each.name == "flower"]
-    login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{PASSWORD}"}
-    process = fleet.start(*program.argv[1:], environ={**environ, **login}, log=fleet.var / "flower.log")
+    own = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{PASSWORD}", "DARKROOM_FLOWER_PREFIX": prefix}
+    process = fleet.start(*program.argv[1:], environ={**environ, **own}, log=fleet.var / "flower.log")
     try:
-        yield Flower(port)
+        yield Flower(port, f"/{prefix}" if prefix else "")
     finally:
         process.kill()
         process.wait()
@@ -195,9 +204,46 @@ def give_up(engine: Engine, job_id: str) -> None:
     engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
 
 
-def test_revoke_in_flower_stops_no_job(
-    fleet: Fleet, engine: Engine, account: Caller, flower: Flower, sandbox: Sandbox
+@pytest.fixture
+def prefixed(fleet: Fleet, environ: dict[str, str], engine: Engine) -> Iterator[Flower]:
+    """A Flower that has a path of a proxy's for itself."""
+    with running_flower(fleet, environ, prefix="flower") as flower:
+        fleet.ensure_worker(environ)
+        fleet.eventually(flower.is_up, within_s=60)
+        yield flower
+
+
+def test_below_a_path_of_nginx_pages_links_and_buttons_work_and_a_revoke_stops_no_job(
+    fleet: Fleet, engine: Engine, account: Caller, prefixed: Flower, tmp_path: Path
 ) -> None:
+    assert status(replace(prefixed, below=""), "/") == 404  # the path is Flower's own, not only the proxy's
+    [away] = free_ports(1)
+    with nginx_of_the_docs(tmp_path / "nginx", web_port=away, flower_port=prefixed.port) as port:
+        flower = replace(prefixed, port=port)
+        linked = set()
+        for page in ("/", "/workers", "/tasks", "/broker"):
+            linked |= set(re.findall(r"""(?:href|src|action)=["']([^"'#?]+)""", flower.ask(page)))
+        here = {link for link in linked if not link.startswith(("http:", "https:", "//"))}
+        assert len(here) > 8
+        assert {link for link in here if not link.startswith("/flower")} == set()
+        for link in here:
+            assert status(replace(flower, below=""), link) == 200, link
+        assert status(replace(flower, login="wrong"), "/") == 401
+        # Flower asks for no password there, so the proxy keeps it in.
+        assert status(flower, "/metrics") == 404
+        assert status(replace(prefixed, login="wrong"), "/metrics") == 200
+        revoke_stops_no_job(fleet, engine, account, flower)
+
+
+def status(flower: Flower, path: str) -> int:
+    try:
+        flower.ask(path)
+    except HTTPError as error:
+        return error.code
+    return 200
+
+
+def revoke_stops_no_job(fleet: Fleet, engine: Engine, account: Caller, flower: Flower) -> None:
     """Celery would discard every later message of the job's id; the job goes on and ends."""
     again = engine.order(account, "again [sandbox:429 retry_after=5 times=1]").task.id
     drawing = sync(engine, account, "slowly [sandbox:latency=4]")

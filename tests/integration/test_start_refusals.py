@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from sqlalchemy import create_engine, text
 from core import first_contact
 from core.embedded.ports import free_ports
 from core.first_contact import DatabaseRefusesError
+from core.settings import SettingsError, load
 
 ROOT = Path(__file__).resolve().parents[2]
 UPSTREAM = {"CHATGPT2API_BASE_URL": "http://127.0.0.1:9/c2a", "CHATGPT2API_API_KEY": "test-key"}
@@ -106,6 +108,16 @@ def test_a_missing_setting_of_web_is_one_sentence(tmp_path: Path) -> None:
     assert said.count("DATABASE_URL is not set") == 1 and "Traceback" not in said
 
 
+def test_a_taken_port_for_metrics_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = start(tmp_path, *UP, "up", DATABASE_URL="", REDIS_URL="", DARKROOM_METRICS_PORT=str(port))
+    why = f"cannot listen on 127.0.0.1 port {port} (Address already in use): set DARKROOM_METRICS_PORT to another"
+    assert (code, said.count(why), "Traceback" in said) == (1, 1, False), said
+    assert not list((tmp_path / "var").glob("*/PG_VERSION")), "the database was made"
+    assert "postgres " not in said and "web " not in said
+
+
 def test_a_server_that_is_away_is_waited_for() -> None:
     first_contact.check("postgresql://darkroom:pw@127.0.0.1:1/darkroom")
 
@@ -117,28 +129,49 @@ def test_other_refusals_have_the_servers_reason(database_url: str, changed: str,
         first_contact.check(url)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (
-            {"DATABASE_URL": "mysql://me:hunter2@host/db"},
-            "DATABASE_URL: it must begin with postgresql:// or postgres://",
-        ),
-        ({"REDIS_URL": "http://:hunter2@host"}, "REDIS_URL: it must begin with redis:// or rediss://"),
-        ({"REDIS_URL": "redis://:hunter2@host:port/0"}, "REDIS_URL: its port is no number"),
-        ({"CELERY_BROKER_URL": "sqs://hunter2"}, "CELERY_BROKER_URL: it must begin with redis:// or rediss://"),
-        ({"DARKROOM_STORAGE": "s3"}, "DARKROOM_STORAGE is s3, but DARKROOM_S3_BUCKET is not set"),
-        ({"DARKROOM_LOG_FORMAT": "xml"}, "DARKROOM_LOG_FORMAT: Input should be 'text' or 'json'"),
-    ],
-    ids=["database", "redis", "port", "broker", "bucket", "format"],
-)
-@pytest.mark.parametrize("arguments", [WORKER, (*UP, "up")], ids=["worker", "up"])
+BEGINS = "it must begin with"
+WRONG = {
+    "database": (
+        {"DATABASE_URL": "mysql://me:hunter2@host/db"},
+        f"DATABASE_URL: {BEGINS} postgresql:// or postgres://",
+    ),
+    "redis": ({"REDIS_URL": "http://:hunter2@host"}, f"REDIS_URL: {BEGINS} redis:// or rediss://"),
+    "port": ({"REDIS_URL": "redis://:hunter2@host:port/0"}, "REDIS_URL: its port is no number"),
+    "broker": ({"CELERY_BROKER_URL": "sqs://hunter2"}, f"CELERY_BROKER_URL: {BEGINS} redis:// or rediss://"),
+    "bucket": ({"DARKROOM_STORAGE": "s3"}, "DARKROOM_STORAGE is s3, but DARKROOM_S3_BUCKET is not set"),
+    "format": ({"DARKROOM_LOG_FORMAT": "xml"}, "DARKROOM_LOG_FORMAT: Input should be 'text' or 'json'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
 def test_an_address_that_cannot_be_one_is_one_sentence(
-    tmp_path: Path, arguments: tuple[str, ...], wrong: dict[str, str], words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    code, said = start(tmp_path, *arguments, **{"DATABASE_URL": "postgresql://me@127.0.0.1:1/none", **wrong})
-    assert (code, said.count(words)) == (1, 1), said
+    wrong, words = WRONG[name]
+    monkeypatch.chdir(tmp_path)  # no .env of ours
+    for variable in [each for each in os.environ if each.startswith(("DARKROOM_", "CELERY_"))]:
+        monkeypatch.delenv(variable)
+    for variable, value in {"DATABASE_URL": "postgresql://me@127.0.0.1:1/none", **wrong}.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as refused:
+        load()
+    assert str(refused.value) == f"bad settings: {words}"
+
+
+@pytest.mark.parametrize("arguments", [WORKER, (*UP, "up")], ids=["worker", "up"])
+def test_a_process_tells_every_address_that_cannot_be_one(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    names = ("database", "redis", "broker", "bucket")
+    code, said = start(tmp_path, *arguments, **{key: value for name in names for key, value in WRONG[name][0].items()})
+    assert (code, [said.count(WRONG[name][1]) for name in names]) == (1, [1, 1, 1, 1]), said
     assert "Traceback" not in said and "hunter2" not in said
+
+
+def test_a_process_tells_a_word_that_is_none(tmp_path: Path) -> None:
+    """Told before the settings are whole, and so apart from the addresses."""
+    wrong, words = WRONG["format"]
+    code, said = start(tmp_path, *WORKER, DATABASE_URL="postgresql://me@127.0.0.1:1/none", **wrong)
+    assert (code, said.count(words)) == (1, 1), said
+    assert "Traceback" not in said
 
 
 def test_a_provider_with_a_wrong_address_is_one_sentence(tmp_path: Path, database_url: str) -> None:

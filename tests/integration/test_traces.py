@@ -29,6 +29,15 @@ ENDED = {"succeeded", "failed", "cancelled"}
 STOPS_WITHIN_S = 15
 
 
+# How one may say which trace a request is a part of.
+TOLD_BY = {"traceparent", "tracestate", "baggage", "b3", "x-b3-traceid", "uber-trace-id", "x-cloud-trace-context"}
+
+
+def part_of(trace: str) -> dict[str, str]:
+    """The headers of a request that is a part of a caller's trace."""
+    return {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "tracestate": "vendor=state", "baggage": "user=1"}
+
+
 @dataclass
 class Traced:
     """A web process and a worker that export to a collector, a caller, and the caller's receiver of callbacks."""
@@ -49,9 +58,13 @@ class Traced:
     def submit(self, trace: str, prompt: str = PROMPT, **order: Any) -> str:
         """Order an image as the part of a caller's trace that ``00f067aa0ba902b7`` is a span of; return the task."""
         body = {"prompt": prompt, "model": "chatgpt2api-gpt-image-2", "size": "64x64", **order}
-        answer = self.post("/api/images/generate", body, traceparent=f"00-{trace}-00f067aa0ba902b7-01")
+        answer = self.post("/api/images/generate", body, **part_of(trace))
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
+
+    def enhanced(self, trace: str) -> int:
+        """Have a prompt written by web itself, as a part of a caller's trace; return the status."""
+        return self.post("/api/prompts/enhance", {"prompt": PROMPT}, **part_of(trace)).status_code
 
     def status(self, task: str) -> str:
         headers = {"Authorization": f"Bearer {self.token}"}
@@ -135,10 +148,11 @@ ASYNC = (
 )
 
 
-def test_a_job_is_one_tree_from_the_callers_span_to_the_callback(traced: Traced) -> None:
+def test_a_job_is_one_tree_from_the_callers_span_to_the_callback(traced: Traced, sandbox: Sandbox) -> None:
     trace = secrets.token_hex(16)
     task = traced.submit(trace, webhook_url=f"{traced.receiver.url}/hook?secret=of-a-url")
     assert traced.ended(task) == "succeeded"
+    assert traced.enhanced(trace) == 200
     spans = traced.tree(trace, *ASYNC, "webhooks.deliver")
     by_id = {each.id: each for each in spans}
     assert set(ASYNC) <= {each.name for each in spans}
@@ -153,7 +167,12 @@ def test_a_job_is_one_tree_from_the_callers_span_to_the_callback(traced: Traced)
     assert {each.process["service.name"] for each in spans} == {"darkroom-web", "darkroom-worker"}
     assert all(each.began_ns <= each.ended_ns for each in spans)
 
-    # Who is called back goes on with the trace; no upstream is told of it.
+    # No upstream is told of the trace, by the worker that orders and fetches or by web that has texts written.
+    asked = sandbox.requests()
+    assert {each["provider"] for each in asked} >= {"chatgpt2api", "openai"}
+    assert [each["headers"] for each in asked if TOLD_BY & {name.lower() for name in each["headers"]}] == []
+
+    # Who is called back goes on with the trace.
     told = {each.id for each in spans if each.name == "webhooks.deliver"}
     assert {each.headers["traceparent"].split("-")[1] for each in traced.receiver.got} == {trace}
     assert {each.headers["traceparent"].split("-")[2] for each in traced.receiver.got} <= told

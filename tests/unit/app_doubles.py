@@ -188,7 +188,7 @@ class Rows(Connections, TaskReads):
             lifecycle.reported: self._heard,
             find_made: lambda account_id, job_id: self.made,
             sdk_attempts.answered: self.answered.append,
-            audit.check: lambda timeout_s: self.findings,
+            audit.check: lambda timeout_s, facts_at_most: self.findings,
             audit_check.remember: lambda findings: None,
             funds.funds: lambda account_id: Funds(spendable=7_000_000, queued=2_000_000, held=1_000_000),
             ledger.entries: self._entries,

@@ -16,7 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from core.settings import may_be_a_file
+from app.cli.agents.command import mcp
+from core.settings import Settings, may_be_a_file
 from core.version import VERSION
 from providers import registry
 from providers.configured import PROVIDERS
@@ -31,12 +32,12 @@ def text_of(name: str) -> str:
 
 COMPOSE: dict[str, Any] = yaml.safe_load(text_of("docker-compose.yml"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
-OURS = ("migrate", "web", "worker", "flower", "sandbox")
+OURS = ("migrate", "web", "worker", "flower", "mcp", "sandbox")
 
 
 def test_compose_names_the_services_of_the_stack() -> None:
     assert set(SERVICES) == {"postgres", "redis", *OURS}
-    assert [name for name, each in SERVICES.items() if "profiles" in each] == ["sandbox"]
+    assert [name for name, each in SERVICES.items() if "profiles" in each] == ["mcp", "sandbox"]
     # Nothing pinned to one container: `--scale worker=N` must work.
     assert not {"container_name", "ports"} & set(SERVICES["worker"])
 
@@ -79,6 +80,41 @@ def test_secrets_come_from_files_and_only_to_who_needs_them() -> None:
 def test_providers_keys_go_to_web_and_workers_alone() -> None:
     assert {name for name, each in SERVICES.items() if "env_file" in each} == {"web", "worker"}
     assert "secrets" not in SERVICES["sandbox"]
+
+
+def test_web_and_workers_serve_metrics_to_who_has_the_token_and_nothing_is_published() -> None:
+    for name, service in SERVICES.items():
+        assert ("DARKROOM_METRICS_PORT" in service.get("environment", {})) == (name in ("web", "worker"))
+    for name in ("web", "worker"):
+        given = SERVICES[name]["environment"]
+        assert given["DATABASE_URL_FILE"], "what the other processes of ours get is still there"
+        read = Settings.model_validate({key: value for key, value in given.items() if not key.endswith("_FILE")})
+        assert read.metrics_address == ("0.0.0.0", int(given["DARKROOM_METRICS_PORT"]))  # noqa: S104 - the container's
+        assert given["DARKROOM_METRICS_TOKEN_FILE"] == "/run/secrets/metrics_token"
+        assert not any(given["DARKROOM_METRICS_PORT"] in each for each in SERVICES[name].get("ports", ()))
+        # What .env says of these reaches them, so nothing here may say otherwise.
+        assert not {key for key in given if key.startswith(("OTEL_", "DARKROOM_TRACES", "DARKROOM_AUDIT"))}
+
+
+@pytest.mark.parametrize("how", ["compose", "unit"])
+def test_tools_for_agents_start_only_where_asked_for_and_hold_no_key(how: str) -> None:
+    if how == "compose":
+        service = SERVICES["mcp"]
+        words = service["command"]
+        assert not {"env_file", "secrets"} & set(service)
+        assert service["networks"] == ["outside"], "it reaches web, and neither the database nor Redis"
+        assert service["ports"] == ["127.0.0.1:8010:8010"]
+    else:
+        unit = text_of("deploy/systemd/darkroom-mcp.service")
+        [start] = re.findall(r"^ExecStart=(.+)$", unit, re.MULTILINE)
+        words = ["darkroom", *start.split()[1:]]
+        assert "/etc/darkroom.env" not in unit
+        assert not re.search(r"^(User|Requires)=", unit, re.MULTILINE)
+    assert words[:3] == ["darkroom", "mcp", "--http"]
+    with mcp.make_context("mcp", words[2:]) as context:
+        assert context.params["over_http"] is True
+        assert context.params["port"] == 8010
+        assert context.params["key"] is None
 
 
 def test_the_sandbox_file_points_every_adapter_that_takes_it_at_the_sandbox() -> None:
@@ -205,19 +241,30 @@ def test_no_place_tells_operators_to_have_redis_write_its_data_down() -> None:
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
-def test_a_unit_starts_what_the_procfile_starts_and_is_closed_in(unit: Path) -> None:
+PROCESSES = [unit for unit in UNITS if unit.stem != "darkroom-mcp"]
+
+
+@pytest.mark.parametrize("unit", PROCESSES, ids=lambda path: path.stem)
+def test_a_unit_starts_what_the_procfile_starts_with_metrics_where_it_has_some(unit: Path) -> None:
     text = unit.read_text(encoding="utf-8")
     wanted = {line.split(": ", 1)[0]: line.split(": ", 1)[1] for line in text_of("Procfile").splitlines()}
     [start] = re.findall(r"^ExecStart=\S+/python (.+)$", text, re.MULTILINE)
     name = unit.stem.removeprefix("darkroom-").removesuffix("@")
     assert f"python {start}" == wanted[name]
+    served = dict(
+        each.split("=", 1) for line in re.findall(r"^Environment=(.+)$", text, re.MULTILINE) for each in line.split()
+    )
+    assert Settings.model_validate(served).metrics_address == (None if name == "flower" else ("127.0.0.1", 8006))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_a_unit_is_closed_in(unit: Path) -> None:
     for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "Restart=always", "KillMode=mixed"):
-        assert line in text
+        assert line in unit.read_text(encoding="utf-8")
 
 
 def test_there_is_a_unit_for_each_process() -> None:
-    assert {unit.stem for unit in UNITS} == {"darkroom-web", "darkroom-worker@", "darkroom-flower"}
+    assert {unit.stem for unit in UNITS} == {"darkroom-web", "darkroom-worker@", "darkroom-flower", "darkroom-mcp"}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")

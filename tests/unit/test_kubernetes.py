@@ -17,7 +17,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from app.cli.agents.command import mcp
 from core.settings import Settings, may_be_a_file
+from core.tracing import switch
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -38,9 +40,10 @@ def documents(folder: str) -> list[Document]:
 
 
 BASE = documents("base")
-ALL = BASE + documents("overlays/example")
+MCP = documents("components/mcp")
+ALL = BASE + MCP + documents("overlays/example")
 BY_NAME = {(each["kind"], each["metadata"]["name"]): each for each in ALL}
-WORKLOADS = {each["metadata"]["name"]: each for each in BASE if each["kind"] in ("Deployment", "Job")}
+WORKLOADS = {each["metadata"]["name"]: each for each in BASE + MCP if each["kind"] in ("Deployment", "Job")}
 PODS: dict[str, Document] = {name: each["spec"]["template"]["spec"] for name, each in WORKLOADS.items()}
 CONTAINERS = [
     pytest.param(each, id=f"{name}-{each['name']}")
@@ -95,18 +98,33 @@ def test_a_query_or_a_threshold_that_keda_would_refuse_is_no_manifest() -> None:
 
 
 def test_kustomize_lists_every_file() -> None:
-    for folder in ("base", "overlays/example"):
+    for folder in ("base", "components/mcp", "overlays/example"):
         listed = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text())["resources"]
         files = {path.name for path in (FOLDER / folder).glob("*.yaml")} - {"kustomization.yaml"}
         assert {name for name in listed if not name.startswith("..")} == files
 
 
-@pytest.mark.skipif(KUBECTL is None, reason="no kubectl here")
-def test_kustomize_builds_the_overlay() -> None:
+def built(overlay: Path) -> list[Document]:
     assert KUBECTL
-    asked = [KUBECTL, "kustomize", str(FOLDER / "overlays" / "example")]
-    built = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)
-    found = list(yaml.safe_load_all(built.stdout))
+    asked = [KUBECTL, "kustomize", str(overlay)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="no kubectl here")
+def test_kustomize_builds_the_overlay_and_the_tools_for_agents_where_it_names_them(tmp_path: Path) -> None:
+    plain = built(FOLDER / "overlays" / "example")
+    assert not any("mcp" in each["metadata"]["name"] for each in plain)
+    copy = tmp_path / "kubernetes"
+    shutil.copytree(FOLDER, copy)
+    file = copy / "overlays" / "example" / "kustomization.yaml"
+    file.write_text(
+        re.sub(r"^# (components:|  - \.\./\.\./components/mcp)$", r"\1", file.read_text(), flags=re.MULTILINE)
+    )
+    found = built(file.parent)
+    assert [each["metadata"]["name"] for each in found if each["kind"] == "Deployment" and each not in plain] == [
+        "darkroom-mcp"
+    ]
     for document in found:
         assert_valid(document)
         assert document["kind"] == "Namespace" or document["metadata"]["namespace"] == "darkroom"
@@ -132,7 +150,8 @@ def named_variables() -> Iterator[str]:
 
 
 def test_every_variable_is_one_of_ours() -> None:
-    known = {str(field.alias) for field in Settings.model_fields.values()} | {"FLOWER_BASIC_AUTH"}
+    known = set(re.findall(r"^([A-Z][A-Z0-9_]*)=", text_of(".env.example"), re.MULTILINE)) | {"FLOWER_BASIC_AUTH"}
+    known |= {str(field.alias) for field in Settings.model_fields.values()}
     assert set(named_variables()) - known == set()
     Settings.model_validate(configuration())
 
@@ -242,9 +261,75 @@ POLICIES = {each["metadata"]["name"]: each["spec"] for each in ALL if each["kind
 def test_nothing_goes_in_or_out_that_is_not_named() -> None:
     assert POLICIES["darkroom-nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     [inwards] = POLICIES["darkroom-web"]["ingress"]
-    [port] = PODS["darkroom-web"]["containers"][0]["ports"]
+    port, _metrics = PODS["darkroom-web"]["containers"][0]["ports"]
     assert inwards["ports"] == [{"protocol": "TCP", "port": port["containerPort"]}]
-    assert [name for name, each in POLICIES.items() if each.get("ingress")] == ["darkroom-web"]
+    open_inwards = {name for name, each in POLICIES.items() if each.get("ingress")}
+    assert open_inwards == {"darkroom-web", "darkroom-metrics", "darkroom-mcp", "darkroom-web-of-mcp"}
+
+
+# ---------------------------------------------------------------- metrics, and tools for agents
+
+
+def selected(policy: Document, component: str) -> bool:
+    """Whether a policy's selector takes the pods of a component."""
+    labels = {"app.kubernetes.io/name": "darkroom", "app.kubernetes.io/component": component}
+    chosen = policy["podSelector"]
+    alike = all(labels.get(key) == value for key, value in chosen.get("matchLabels", {}).items())
+    return alike and all(labels.get(each["key"]) in each["values"] for each in chosen.get("matchExpressions", ()))
+
+
+@pytest.mark.parametrize("name", ["web", "worker"])
+def test_prometheus_reaches_the_metrics_of_each_pod_and_nothing_else(name: str) -> None:
+    number = int(configuration()["DARKROOM_METRICS_PORT"])
+    assert Settings.model_validate(configuration()).metrics_address == ("0.0.0.0", number)  # noqa: S104 - the pod's own
+    [container] = PODS[f"darkroom-{name}"]["containers"]
+    assert {"name": "metrics", "containerPort": number} in container["ports"]
+    service = BY_NAME["Service", f"darkroom-{name}-metrics"]
+    # An address of the service's own would ask one pod of several, and call its counters everyone's.
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["selector"] == WORKLOADS[f"darkroom-{name}"]["spec"]["selector"]["matchLabels"]
+    assert [(each["name"], each["targetPort"]) for each in service["spec"]["ports"]] == [("metrics", "metrics")]
+    told = service["metadata"]["annotations"]
+    assert told["prometheus.io/port"] == str(number)
+    assert (told["prometheus.io/scrape"], told["prometheus.io/path"]) == ("true", "/metrics")
+    policy = POLICIES["darkroom-metrics"]
+    assert selected(policy, name)
+    [rule] = policy["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": number}]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+
+
+def test_only_what_has_metrics_is_asked_for_them() -> None:
+    assert not any(selected(POLICIES["darkroom-metrics"], name) for name in ("flower", "migrate", "mcp"))
+
+
+def test_spans_may_leave_where_the_overlay_names_the_collector() -> None:
+    policy = POLICIES["darkroom-traces"]
+    assert all(selected(policy, name) for name in ("web", "worker"))
+    assert policy["egress"][0]["ports"] == [{"protocol": "TCP", "port": 4318}]
+    given = configuration()
+    assert (given["OTEL_EXPORTER_OTLP_ENDPOINT"], given["DARKROOM_TRACES"]) == ("", "")
+    assert not switch.is_on(given, wanted=Settings.model_validate(given).traces), "off until it is named"
+
+
+def test_tools_for_agents_hold_no_secret_and_reach_web_alone() -> None:
+    [container] = PODS["darkroom-mcp"]["containers"]
+    assert not {"env", "envFrom"} & set(container)
+    command, *words = container["command"]
+    with mcp.make_context(command, words[1:]) as context:
+        assert (context.params["over_http"], context.params["host"]) == (True, "0.0.0.0")  # noqa: S104 - the pod's own
+        assert [context.params["port"]] == [each["containerPort"] for each in container["ports"]]
+        host = context.params["server"].removeprefix("http://")
+    assert ("Service", host) in BY_NAME
+    outwards = [name for name, each in POLICIES.items() if each.get("egress") and selected(each, "mcp")]
+    assert outwards == ["darkroom-names", "darkroom-mcp"]
+    [rule] = POLICIES["darkroom-mcp"]["egress"]
+    [inwards] = POLICIES["darkroom-web-of-mcp"]["ingress"]
+    assert selected(rule["to"][0], "web")
+    assert selected(inwards["from"][0], "mcp")
+    assert selected(POLICIES["darkroom-web-of-mcp"], "web")
+    assert rule["ports"] == inwards["ports"] == POLICIES["darkroom-web"]["ingress"][0]["ports"]
 
 
 @pytest.mark.parametrize(

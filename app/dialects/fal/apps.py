@@ -7,7 +7,7 @@ A name is looked for in models.yaml as it is and without a last word that says a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ import yaml
 
 from app.orders.operations import IN_URL, OPERATIONS
 from core.errors import ServiceError
-from providers.catalog.catalog import Catalog, UnknownModelError
+from providers.catalog.catalog import Catalog, Model, UnknownModelError
 
 OWN = "darkroom/"
 # Words at the end of a name, and the operation they say; the operations' own names in URLs come on top of these.
@@ -78,18 +78,26 @@ def find(name: str, catalog: Catalog) -> App:
     raise UnknownAppError(f"application {name[:MAX_NAME_CHARS]!r} not found{_nearest(name, catalog)}")
 
 
-def choose(app: App, catalog: Catalog, configured: Collection[str], *, has_image: bool, has_mask: bool) -> Target:
-    """The model that an order goes to: the first of the application's that has the operation and can run here."""
+def choose(
+    app: App,
+    catalog: Catalog,
+    configured: Collection[str],
+    *,
+    has_image: bool,
+    has_mask: bool,
+    may_use: Callable[[Model], bool] = lambda _: True,
+) -> Target:
+    """The model that an order goes to: the first of the application's that has the operation and can run here, of
+    those that the caller's key may use (``may_use``) if there is one."""
     models = [model for each in app.models if (model := catalog.models.get(each)) and not model.hidden]
     runs = [model for model in models if model.provider in configured]
     wanted = _operations(app.operation, has_image=has_image, has_mask=has_mask)
-    for operation in wanted:
-        if fit := next((model for model in runs if operation in model.operations), None):
-            return Target(fit.id, operation)
-    # None fits: the catalogue's rules say what is wrong with the order, or choose where the name leaves it to them.
-    for operation in wanted:
-        if fit := next((model for model in models if operation in model.operations), None):
-            return Target(fit.id, operation)
+    # Where none fits that may and can run, the order's own rules say what is wrong with it, or choose where the name
+    # leaves it to them.
+    for offered in (list(filter(may_use, runs)), runs, models):
+        for operation in wanted:
+            if fit := next((model for model in offered if operation in model.operations), None):
+                return Target(fit.id, operation)
     return Target(next((model.id for model in [*runs, *models]), app.models[0]), wanted[0])
 
 

@@ -55,7 +55,14 @@ def read(service: Services, request: Request, name: str, *, key_id: str, queued:
     raw = request.get_data(cache=True)  # what makes an SDK's repeat is read from it as well
     found = inputs.read(_members(request, raw), _settings(catalog, app))
     g.fal_where = found.where
-    target = apps.choose(app, catalog, service.configured, has_image=found.has_image, has_mask=found.has_mask)
+    target = apps.choose(
+        app,
+        catalog,
+        service.configured,
+        may_use=lambda model: g.caller.may_use(model.id, model.provider),
+        has_image=found.has_image,
+        has_mask=found.has_mask,
+    )
     _coerce(found.fields, catalog.models.get(target.model))
     found.fields |= {"model": target.model, "lenient": True}
     timeout = _take_headers(found, request, queued=queued)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
+from app import allowance
 from app.dialects.openai.models import not_found
-from app.enhancement import Ended, Piece, Reader
+from app.enhancement import Ended, Enhancer, Piece, Reader
 from app.http.bodies import read_body, read_query
 from app.http.endpoint import Answer, Endpoint, describe
-from app.http.errors import EnhancerNotConfiguredError, InvalidRequestError, UpstreamFailedError, answer
+from app.http.errors import InvalidRequestError, UpstreamFailedError, answer
 from app.http.held import BrokenOff, held, hold_here
 from app.http.responses import IN_PIECES, json_answer
 from app.orders.idempotency_key import COUNT_HEADER
@@ -85,6 +86,7 @@ class Talk:
             "insufficient_credits",
             "invalid_request",
             "unknown_model",
+            "model_not_allowed",
             "upstream_failed",
             "enhancer_not_configured",
             "content_refused",
@@ -99,10 +101,11 @@ def complete() -> Response:
     asked = read_body(ChatBody, request)
     _check(asked)
     parts = services()
-    provider, model = _model(parts, asked.model)
+    enhancer = allowance.language_model(parts, g.caller, asked.model)
+    provider, model = _model(parts, enhancer, asked.model)
     check_credits()
     screen_text("chat", "\n".join(filter(None, map(_text, asked.messages))), field_name="messages")
-    source = parts.enhancer.complete(
+    source = enhancer.complete(
         provider,
         [_message(each) for each in asked.messages],
         temperature=asked.temperature,
@@ -132,14 +135,12 @@ def _check(asked: ChatBody) -> None:
         raise InvalidRequestError(faults)
 
 
-def _model(parts: Services, name: str | None) -> tuple[str, str]:
-    """Provider and name of the language model. Raises EnhancerNotConfiguredError, ModelNotFoundError."""
-    if not parts.enhancer.models:
-        raise EnhancerNotConfiguredError
-    names = {provider: own for own, provider in parts.enhancer.names().items()}
-    provider = next(iter(names)) if name is None else parts.enhancer.provider_of(name)
+def _model(parts: Services, enhancer: Enhancer, name: str | None) -> tuple[str, str]:
+    """Provider and name of the language model. Raises ModelNotFoundError."""
+    names = {provider: own for own, provider in enhancer.names().items()}
+    provider = next(iter(names)) if name is None else enhancer.provider_of(name)
     if provider is None:
-        raise not_found(parts, name or "", only=list(names.values()))
+        raise not_found(parts, g.caller, name or "", only=list(names.values()))
     return provider, names[provider]
 
 

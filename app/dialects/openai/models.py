@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
+from accounts.keys import Caller
+from app import allowance
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer
@@ -43,34 +45,38 @@ class ModelNotFoundError(ServiceError):
 )
 def read_model(model_id: str) -> Response:
     read_query(Empty, request.args)
-    return json_answer(named(services(), model_id))
+    return json_answer(named(services(), g.caller, model_id))
 
 
-def listed(parts: Services) -> list[dict[str, Any]]:
-    """Every live model of a configured provider, then the language models, as OpenAI's model objects."""
+def listed(parts: Services, caller: Caller) -> list[dict[str, Any]]:
+    """Every live model of a configured provider, then the language models, as OpenAI's model objects: those that the
+    key may use."""
     catalog = parts.catalog
-    images = [(model.id, model.provider) for model in catalog.select(configured=parts.configured)]
-    return [_object(catalog, name, owner) for name, owner in [*images, *parts.enhancer.names().items()]]
+    found = allowance.usable(caller, catalog.select(configured=parts.configured))
+    images = [(model.id, model.provider) for model in found]
+    texts = allowance.language_models(parts, caller).names()
+    return [_object(catalog, name, owner) for name, owner in [*images, *texts.items()]]
 
 
-def named(parts: Services, name: str) -> dict[str, Any]:
-    """The model object of a name. Raises ModelNotFoundError with the nearest names."""
-    catalog = parts.catalog
-    if provider := parts.enhancer.provider_of(name):
-        own = next(each for each, owner in parts.enhancer.names().items() if owner == provider)
+def named(parts: Services, caller: Caller, name: str) -> dict[str, Any]:
+    """The model object of a name. Raises ModelNotFoundError, with the nearest names, also for what the key may not
+    use."""
+    catalog, texts = parts.catalog, allowance.language_models(parts, caller)
+    if provider := texts.provider_of(name):
+        own = next(each for each, owner in texts.names().items() if owner == provider)
         return _object(catalog, own, provider)
     try:
         model = catalog.resolve(name).model
     except UnknownModelError:
-        raise not_found(parts, name) from None
-    if model.provider not in parts.configured:
-        raise not_found(parts, name)
+        raise not_found(parts, caller, name) from None
+    if model.provider not in parts.configured or not caller.may_use(model.id, model.provider):
+        raise not_found(parts, caller, name)
     return _object(catalog, model.id, model.provider)
 
 
-def not_found(parts: Services, name: str, *, only: Sequence[str] = ()) -> ModelNotFoundError:
+def not_found(parts: Services, caller: Caller, name: str, *, only: Sequence[str] = ()) -> ModelNotFoundError:
     """The error for a name, with those that can be used here (``only`` these) and come nearest."""
-    known = only or [each["id"] for each in listed(parts)]
+    known = only or [each["id"] for each in listed(parts, caller)]
     near = difflib.get_close_matches(name[:MAX_NAME_CHARS].lower(), known, n=NEAR, cutoff=0.5)
     near = near or list(only)
     hint = f"; did you mean {', '.join(near)}?" if near else ""

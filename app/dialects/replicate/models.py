@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from app.dialects.openai.models import listed
 from app.dialects.replicate.names import ModelNotFoundError, Named, names_of
@@ -49,7 +49,7 @@ PAGE = 25
 def list_models() -> Response:
     query, base = read_query(ModelsQuery, request.args), links.here().base
     parts = services()
-    every = [named for named in names_of(parts.catalog).by_name.values() if named.model.provider in parts.configured]
+    every = [named for named in names_of(parts.catalog).by_name.values() if _may_be_used(parts, named)]
     every.reverse()  # in the order of the catalogue
     start = query.cursor
     following = f"{base}{PATH}?cursor={start + PAGE}" if start + PAGE < len(every) else None
@@ -58,7 +58,7 @@ def list_models() -> Response:
         "previous": f"{base}{PATH}?cursor={max(0, start - PAGE)}" if start else None,
         "results": [_shown(parts, named, base) for named in every[start : start + PAGE]],
     }
-    return json_answer({**page, "object": "list", "data": listed(parts)})
+    return json_answer({**page, "object": "list", "data": listed(parts, g.caller)})
 
 
 @bp.get(f"{PATH}/<owner>/<name>")
@@ -108,7 +108,16 @@ def read_version(owner: str, name: str, version_id: str) -> Response:
 
 
 def _asked(owner: str, name: str) -> Named:
-    return names_of(services().catalog).model(f"{owner}/{name}")
+    """Raises ModelNotFoundError, also for what the key may not use: Replicate tells no one of another's models."""
+    named = names_of(services().catalog).model(f"{owner}/{name}")
+    if not g.caller.may_use(named.model.id, named.model.provider):
+        raise ModelNotFoundError(f"no model is called {named.full!r}")
+    return named
+
+
+def _may_be_used(parts: Services, named: Named) -> bool:
+    model = named.model
+    return model.provider in parts.configured and g.caller.may_use(model.id, model.provider)
 
 
 def _shown(parts: Services, named: Named, base: str) -> dict[str, Any]:
