@@ -166,19 +166,18 @@ class Feeder:
             with self.database.autocommit() as connection:
                 taken = moves.taken_lines(connection, batch.id, page[0][0], at)
             refused: list[Refused] = []
-            takes_more = True
-            for number, raw in page:
-                if number not in taken and not self._submit(batch, caller, number, raw, refused):
-                    takes_more = False
-                    break
-                if time.monotonic() - noted_at > NOTE_EVERY_S:  # screens may take seconds for each line
-                    noted_at = time.monotonic()
-                    self._note(batch)
-            with self.database.autocommit() as connection:
+            try:
+                for number, raw in page:
+                    if number not in taken and not self._submit(batch, caller, number, raw, refused):
+                        return
+                    if time.monotonic() - noted_at > NOTE_EVERY_S:  # screens may take seconds for each line
+                        noted_at = time.monotonic()
+                        self._note(batch)
+            finally:
                 if refused:
-                    moves.refuse(connection, batch.id, refused)
-                if not takes_more:
-                    return
+                    with self.database.autocommit() as connection:
+                        moves.refuse(connection, batch.id, refused)
+            with self.database.autocommit() as connection:
                 moves.advance(connection, batch.id, at)
                 moves.look_again(connection, batch.id, LEASE_S)
             failpoints.hit("batch.advanced")
