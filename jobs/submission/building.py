@@ -12,6 +12,7 @@ from jobs.reads import tasks
 from jobs.reads.tasks import Image
 from jobs.reads.uploads import Upload, use_upload
 from jobs.submission.fallbacks import chains_of
+from jobs.submission.own_key_prices import OwnKeyPrices, fee_of
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
 from jobs.submission.remote_images import RemoteImages, fetch_image
@@ -64,12 +65,14 @@ def submission_of(
             minimum_unit_price_microcredits=settings.minimum_unit_price_microcredits,
             default_model=settings.default_model,
             chains=_chains(settings.fallbacks, catalogs.current()),
+            own_key_fee=fee_of(settings.own_key_fee),
         ),
         references,
         default_deadline_s=settings.default_deadline_s,
         publish_window=settings.publish_window,
         short_life_s=settings.short_life_s,
         receivers=receivers,
+        own_keys=OwnKeyPrices(database, always=settings.own_keys_secret is not None),
     )
 
 
