@@ -133,7 +133,7 @@ def insert(
     checked: bool,
     limit: CredentialLimits,
 ) -> None:
-    """Write a key and its credential, after the one before is deleted. Must run in a transaction, under :func:`lock`."""
+    """Write a key and its credential, once the one before is deleted. Must run in a transaction, under :func:`lock`."""
     limits.announce(connection, credential_id, provider, limit)
     connection.execute(
         text("UPDATE credentials SET account_id = :account_id WHERE id = :id"),
@@ -195,6 +195,14 @@ WHERE id = :id AND paused_at IS NULL AND account_id IS NOT NULL
 def pause(connection: Connection, credential_id: str, reason: str) -> bool:
     """Send nothing more with an own key. Returns whether it was not paused before."""
     return bool(connection.execute(_PAUSE, {"id": credential_id, "reason": reason}).rowcount)
+
+
+def resume(connection: Connection, credential_id: str) -> None:
+    """Lift the pause of an own key."""
+    connection.execute(
+        text("UPDATE credentials SET paused_at = NULL, pause_reason = NULL WHERE id = :id AND account_id IS NOT NULL"),
+        {"id": credential_id},
+    )
 
 
 def pauses(outcome: Outcome, code: str | None) -> bool:

@@ -36,6 +36,7 @@ EMPTIED = (
     "sdk_attempts",
     "transfers",
     "balances",
+    "own_keys",
     "api_keys",
     "accounts",
     "permits",
