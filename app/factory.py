@@ -25,6 +25,7 @@ from app.api import (
     models,
     openapi,
     prompts,
+    provider_keys,
     providers,
     quota,
     rerun,
@@ -123,7 +124,7 @@ def build(settings: Settings, services: Services) -> Flask:
     metering.install(app)
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
-        *(submit, tasks, batches, rerun, events, images, uploads, models, providers, quota, usage),
+        *(submit, tasks, batches, rerun, events, images, uploads, models, providers, provider_keys, quota, usage),
         *(prompts, webhooks, admin, admin_accounts, admin_keys, admin_tasks, metrics, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)

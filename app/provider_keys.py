@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sqlalchemy import Connection
@@ -110,19 +111,18 @@ def store(
     key: str,
     *,
     sealer: Sealer,
-    limit: CredentialLimits | None = None,
+    changes: Mapping[str, int | None] = MappingProxyType({}),
     checked: bool = False,
 ) -> tuple[OwnKey, bool]:
     """Store a key that :func:`check` has passed, in place of the one before; and whether there was one.
 
-    Without ``limit`` the limits before stay. Calls under way go on with the key that they were made with; queued jobs
+    ``changes``: as of :func:`change_limits`. Calls under way go on with the key that they were made with; queued jobs
     take the new one.
     """
     own_keys.lock(connection, account_id, provider)
     before = _before(connection, account_id, provider)
     if before is not None:
         own_keys.delete(connection, account_id, provider)
-        limit = limit or CredentialLimits(before.max_active, before.max_per_minute)
     credential_id = own_keys.new_credential_id(provider)
     own_keys.insert(
         connection,
@@ -132,7 +132,7 @@ def store(
         sealed=sealer.seal(key, bound_to=own_keys.bound_to(credential_id, account_id)),
         last_four=key[-4:] if len(key) >= LAST_FOUR_FROM_CHARS else "",
         checked=checked,
-        limit=limit or CredentialLimits(),
+        limit=_limit(before, changes),
     )
     found = own_keys.find(connection, account_id, provider)
     _record(connection, actor, "replace" if before else "store", found, before=before, after=found)
@@ -145,10 +145,7 @@ def change_limits(
     """Set ``max_active`` and ``max_per_minute``; what is left out stays. Raises OwnKeyNotFoundError."""
     own_keys.lock(connection, account_id, provider)
     before = own_keys.find(connection, account_id, provider)
-    limit = CredentialLimits(
-        changes.get("max_active", before.max_active), changes.get("max_per_minute", before.max_per_minute)
-    )
-    credential_limits.announce(connection, before.credential_id, provider, limit)
+    credential_limits.announce(connection, before.credential_id, provider, _limit(before, changes))
     after = own_keys.find(connection, account_id, provider)
     if after != before:
         _record(connection, actor, "change", after, before=before, after=after)
@@ -223,6 +220,13 @@ def shown(found: OwnKey) -> dict[str, Any]:
         "paused_at": rfc3339(found.paused_at),
         "pause_reason": found.pause_reason,
     }
+
+
+def _limit(before: OwnKey | None, changes: Mapping[str, int | None]) -> CredentialLimits:
+    return CredentialLimits(
+        changes.get("max_active", before.max_active if before else None),
+        changes.get("max_per_minute", before.max_per_minute if before else None),
+    )
 
 
 def _before(connection: Connection, account_id: str, provider: str) -> OwnKey | None:

@@ -50,6 +50,10 @@ COMMANDS = {
     ),
     "grant": Place("app.cli.operator.accounts:grant", "Give credits to an account (by the database or an admin key)."),
     "actions": Place("app.cli.operator.actions:actions", "What administrators did (by the database or an admin key)."),
+    "provider-key": Place(
+        "app.cli.operator.provider_keys:provider_key",
+        "Accounts' own keys of providers: set, list, pause, delete, rotate (by the database or an admin key).",
+    ),
     "providers": Place("app.cli.operator.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
     "catalog": Place("app.cli.operator.catalog:catalog", "Compare the models with the upstreams' own lists; import."),
     "db": Place("app.cli.operator.database:db", "The schema: upgrade, status (needs the database)."),

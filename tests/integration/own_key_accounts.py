@@ -19,7 +19,6 @@ from accounts.trail import Actor
 from app import provider_keys
 from core.db import Database
 from core.sealing import Sealer
-from jobs.dispatch.limits import CredentialLimits
 from jobs.dispatch.own_keys import OwnKey
 from jobs.execution.vault import Vault
 from providers import registry
@@ -44,7 +43,7 @@ def store(
             provider,
             key,
             sealer=sealer,
-            limit=CredentialLimits(**limits) if limits else None,
+            changes=limits,
         )
     return found
 
@@ -90,15 +89,19 @@ def listening_proxy(behind: str) -> Iterator[Proxy]:
             self.wfile.write(answer)
 
         def _refusal(self) -> tuple[int, str, bytes]:
-            error = {"message": "Incorrect API key provided", "type": "invalid_request_error", "code": "invalid_api_key"}
+            error = {
+                "message": "Incorrect API key provided",
+                "type": "invalid_request_error",
+                "code": "invalid_api_key",
+            }
             return 401, "application/json", json.dumps({"error": error}).encode()
 
         def _asked(self, body: bytes) -> tuple[int, str, bytes]:
             names = ("Authorization", "x-key", "Content-Type", "X-Client-Request-Id")
             headers = {name: self.headers[name] for name in names if self.headers.get(name)}
-            asked = urllib.request.Request(behind + self.path, body or None, headers, method=self.command)
+            asked = urllib.request.Request(behind + self.path, body or None, headers, method=self.command)  # noqa: S310 - a sandbox of ours
             try:
-                with urllib.request.urlopen(asked) as found:
+                with urllib.request.urlopen(asked) as found:  # noqa: S310
                     return found.status, found.headers["Content-Type"] or "", found.read()
             except urllib.error.HTTPError as found:
                 return found.code, found.headers["Content-Type"] or "", found.read()

@@ -145,9 +145,7 @@ def test_permits_of_the_operator_and_of_an_own_key_are_apart(
     assert nudged == [mine[1]]
 
 
-def test_a_bad_own_key_pauses_itself_alone(
-    engine: Engine, account: Caller, sealer: Sealer, openai: Proxy
-) -> None:
+def test_a_bad_own_key_pauses_itself_alone(engine: Engine, account: Caller, sealer: Sealer, openai: Proxy) -> None:
     openai.refused.add(OWN_KEY)
     found = store(engine, sealer, account)
     jobs = [order(engine, account) for _ in range(2)]
@@ -171,9 +169,7 @@ def test_a_bad_own_key_pauses_itself_alone(
 
 
 @pytest.mark.parametrize("fault", ["500", "drop"])
-def test_failures_with_an_own_key_open_no_circuit(
-    engine: Engine, account: Caller, sealer: Sealer, fault: str
-) -> None:
+def test_failures_with_an_own_key_open_no_circuit(engine: Engine, account: Caller, sealer: Sealer, fault: str) -> None:
     store(engine, sealer, account)
     for number in range(8):
         order(engine, account, f"fox {number} [sandbox:{fault}]")

@@ -55,6 +55,16 @@ class Client:
         with self.open("POST", path, json=dict(body or {})) as response:
             return _json_object(response)
 
+    def put(self, path: str, body: Mapping[str, Any]) -> Document:
+        """Put a JSON object at a path; how it is then."""
+        with self.open("PUT", path, json=dict(body)) as response:
+            return _json_object(response)
+
+    def delete(self, path: str) -> None:
+        """Delete what is at a path."""
+        with self.open("DELETE", path):
+            pass
+
     def patch(self, path: str, body: Mapping[str, Any]) -> Document:
         """Change what is at a path; how it is then."""
         with self.open("PATCH", path, json=dict(body)) as response:
