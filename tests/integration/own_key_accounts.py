@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import urllib.error
@@ -55,8 +56,8 @@ def delete(engine: Engine, account: Caller, provider: str = "openai") -> None:
 
 @dataclass
 class Proxy:
-    """``keys``: of each request, the key and the path. ``refused``: keys that are answered with 401. ``told``: every
-    answer holds the key that it was asked with, in a member of its own and in the words of an error."""
+    """``keys``: of each request, the key and the path. ``refused``: keys that are answered with 401. ``echo``: every
+    answer holds the key that it was asked with, in a header, in members of its own, and in the words of an error."""
 
     url: str = ""
     keys: list[tuple[str, str]] = field(default_factory=list)
@@ -78,7 +79,13 @@ def listening_proxy(behind: str) -> Iterator[Proxy]:
             key = header.rpartition(" ")[2]
             proxy.keys.append((key, self.path))
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, kind, answer = self._refusal() if key in proxy.refused else self._asked(body)
+            try:
+                status, kind, answer = self._refusal() if key in proxy.refused else self._asked(body)
+            except (http.client.HTTPException, OSError):
+                self.close_connection = True  # as the emulator did
+                return
+            if "json" in kind:  # addresses of the emulator, where a task is asked for
+                answer = answer.replace(behind.encode(), proxy.url.encode())
             if proxy.echo and "json" in kind:
                 answer = _with_echo(answer, key)
             self.send_response(status)
@@ -119,7 +126,10 @@ def listening_proxy(behind: str) -> Iterator[Proxy]:
 
 
 def _with_echo(answer: bytes, key: str) -> bytes:
-    document: Any = json.loads(answer)
+    try:
+        document: Any = json.loads(answer)
+    except ValueError:
+        return answer + key.encode()
     if not isinstance(document, dict):
         return answer
     error = document.get("error")
