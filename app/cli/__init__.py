@@ -50,8 +50,8 @@ COMMANDS = {
     ),
     "grant": Place("app.cli.operator.accounts:grant", "Give credits to an account (by the database or an admin key)."),
     "actions": Place("app.cli.operator.actions:actions", "What administrators did (by the database or an admin key)."),
-    "provider-key": Place(
-        "app.cli.operator.provider_keys:provider_key",
+    "ownkey": Place(
+        "app.cli.operator.provider_keys:ownkey",
         "Accounts' own keys of providers: set, list, pause, delete, rotate (by the database or an admin key).",
     ),
     "providers": Place("app.cli.operator.providers:providers", "Upstreams: list, pause, resume (needs the database)."),

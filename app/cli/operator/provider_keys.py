@@ -1,4 +1,4 @@
-"""``darkroom provider-key``: accounts' own keys of providers."""
+"""``darkroom ownkey``: accounts' own keys of providers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MAX_FILE_BYTES = 4096
 _MOST = click.IntRange(1, 1000)
 
 
-@click.group("provider-key")
-def provider_key() -> None:
+@click.group()
+def ownkey() -> None:
     """Accounts' own keys of providers; no command shows a key."""
 
 
@@ -48,7 +48,7 @@ def _limits(**given: int | None) -> Document:
     return {"limits": limits} if limits else {}
 
 
-@provider_key.command("set")
+@ownkey.command("set")
 @admin_command
 @click.argument("account_name", metavar="ACCOUNT")
 @click.argument("provider")
@@ -63,7 +63,7 @@ def set_key(
     return _show(admin.store_provider_key(account_name, provider, body), "stored")
 
 
-@provider_key.command("list")
+@ownkey.command("list")
 @admin_command
 @click.argument("account_name", metavar="[ACCOUNT]", required=False)
 def list_keys(admin: Admin, account_name: str | None) -> Show:
@@ -92,7 +92,7 @@ def _row(one: Document) -> tuple[object, ...]:
     )
 
 
-@provider_key.command("change")
+@ownkey.command("change")
 @admin_command
 @click.argument("account_name", metavar="ACCOUNT")
 @click.argument("provider")
@@ -119,7 +119,7 @@ def change_key(
     return _show(admin.change_provider_key(account_name, provider, body), "changed")
 
 
-@provider_key.command("delete")
+@ownkey.command("delete")
 @admin_command
 @click.argument("account_name", metavar="ACCOUNT")
 @click.argument("provider")
@@ -134,7 +134,7 @@ def delete_key(admin: Admin, account_name: str, provider: str) -> Show:
     return show
 
 
-@provider_key.command("rotate")
+@ownkey.command("rotate")
 @admin_command
 def rotate(admin: Admin) -> Show:
     """Encrypt every key by the first secret of DARKROOM_OWN_KEYS_SECRET, so that the others can be taken away."""
