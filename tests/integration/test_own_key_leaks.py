@@ -19,7 +19,6 @@ import structlog
 from flask.testing import FlaskClient
 from job_engine import SYNC_MODEL, Engine, Recorder
 from own_key_accounts import HOUSE_KEY, Proxy, listening_proxy, vault_of
-from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from accounts import keys
