@@ -14,7 +14,8 @@ from accounts.keys import Caller
 from app import provider_keys
 from core.db import Database
 from core.sealing import Sealer
-from jobs.dispatch import health, refill
+from jobs import lifecycle
+from jobs.dispatch import circuit, health, refill
 from jobs.dispatch.own_keys import OwnKeyPausedError
 from jobs.execution.context import WorkerContext
 from jobs.reads.margins import margins
@@ -28,6 +29,7 @@ from storage.media import Media
 
 FEE = 2_000
 POLLED_MODEL = "flux-3-image"
+CANCELLABLE_MODEL = "replicate-flux-schnell"
 
 
 @pytest.fixture
@@ -42,11 +44,19 @@ def openai(sandbox: Sandbox) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def upstreams(sandbox: Sandbox, openai: Proxy) -> dict[str, str]:
+def replicate(sandbox: Sandbox) -> Iterator[Proxy]:
+    with listening_proxy(sandbox.base_url("replicate")) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def upstreams(sandbox: Sandbox, openai: Proxy, replicate: Proxy) -> dict[str, str]:
     sandbox.settings(latency_s=0.0, prepared=True)
     return {
         **sandbox.environ("chatgpt2api"),
         **sandbox.environ("flux"),
+        **sandbox.environ("replicate", key=HOUSE_KEY),
+        "REPLICATE_BASE_URL": f"{replicate.url}/v1",
         "OPENAI_BASE_URL": f"{openai.url}/v1",
         "OPENAI_API_KEY": HOUSE_KEY,
     }
@@ -76,7 +86,8 @@ def engine(
 
 
 def order(engine: Engine, account: Caller, prompt: str = "a fox", **fields: object) -> str:
-    return engine.order(account, prompt, **{"model": SYNC_MODEL, "size": "1024x640", **fields}).task.id
+    asked = {"model": SYNC_MODEL, "size": "1024x640", **fields}
+    return engine.order(account, prompt, **{name: value for name, value in asked.items() if value is not None}).task.id
 
 
 def outcome(engine: Engine, job_id: str) -> tuple[str, str | None]:
@@ -168,13 +179,23 @@ def test_a_bad_own_key_pauses_itself_alone(engine: Engine, account: Caller, seal
     assert (outcome(engine, jobs[1]), openai.used()[-1]) == (("succeeded", None), "another.good.key")
 
 
-@pytest.mark.parametrize("fault", ["500", "drop"])
-def test_failures_with_an_own_key_open_no_circuit(engine: Engine, account: Caller, sealer: Sealer, fault: str) -> None:
+def test_failures_with_an_own_key_open_no_circuit_and_its_probe_closes_one(
+    engine: Engine, account: Caller, sealer: Sealer
+) -> None:
     store(engine, sealer, account)
-    for number in range(8):
-        order(engine, account, f"fox {number} [sandbox:{fault}]")
-    engine.drive()
+    for number in range(circuit.FAILURES_TO_OPEN + 1):
+        engine.run(order(engine, account, f"fox {number} [sandbox:500]"))
+    assert len(engine.rows("SELECT 1 FROM upstream_calls WHERE outcome = 'failed'")) > circuit.FAILURES_TO_OPEN
     assert engine.one("SELECT count(*) FROM providers WHERE failures > 0 OR trips > 0") == 0
+    # Where the operator's calls have opened it and none of them waits, an own one finds out that it is over.
+    engine.sql(
+        "UPDATE providers SET trips = 1, opened_at = clock_timestamp(), open_until = clock_timestamp()"
+        " WHERE name = 'openai'"
+    )
+    probe = order(engine, account)
+    engine.run(probe)
+    assert outcome(engine, probe) == ("succeeded", None)
+    assert engine.one("SELECT trips FROM providers WHERE name = 'openai'") == 0
 
 
 def test_jobs_of_a_deleted_key_fail_and_cost_nothing(engine: Engine, account: Caller, sealer: Sealer) -> None:
@@ -214,11 +235,22 @@ def test_a_deleted_key_without_open_calls_is_forgotten_at_once(engine: Engine, a
     assert engine.one("SELECT sealed FROM own_keys") is None
 
 
-def test_a_cancel_goes_with_the_own_key_of_its_call(engine: Engine, account: Caller, sealer: Sealer) -> None:
-    """Nothing that is asked about a call finds another account's key."""
-    found = store(engine, sealer, account)
-    mine, _ = engine.context.registry.by_credential(found.credential_id), engine.context.registry.of("openai")
-    assert mine.credential_id == found.credential_id
+def test_looks_and_a_cancel_go_with_the_own_key_of_their_call_though_it_was_replaced(
+    engine: Engine, account: Caller, sealer: Sealer, sandbox: Sandbox, replicate: Proxy
+) -> None:
+    sandbox.settings(latency_s=60.0)
+    store(engine, sealer, account, provider="replicate")
+    mine = order(engine, account, model=CANCELLABLE_MODEL, size=None)
+    engine.run(mine)
+    store(engine, sealer, account, "the.next.own.key", provider="replicate")
+    engine.poll("replicate")
+    with engine.database.transaction() as connection:
+        lifecycle.cancel(connection, account.account_id, mine)
+    engine.poll("replicate")
+    assert (engine.job(mine).status, engine.job(mine).cancel_outcome) == ("cancelled", "stopped_upstream")
+    assert len(replicate.keys) >= 3  # made, looked at, cancelled
+    assert replicate.used(path="/cancel") == [OWN_KEY]
+    assert set(replicate.used()) == {OWN_KEY}
 
 
 def test_a_named_fallback_costs_what_its_own_key_or_the_operators_costs(
