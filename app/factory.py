@@ -26,6 +26,7 @@ from app.api import (
     models,
     openapi,
     prompts,
+    provider_keys,
     providers,
     quota,
     rerun,
@@ -127,7 +128,7 @@ def build(settings: Settings, services: Services) -> Flask:
     guard = auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer, services.tallies)
     auth.install(app, guard)
     for module in (
-        *(submit, tasks, batches, rerun, events, images, uploads, models, providers, quota, usage),
+        *(submit, tasks, batches, rerun, events, images, uploads, models, providers, provider_keys, quota, usage),
         *(prompts, webhooks, admin, admin_abuse, admin_accounts, admin_keys, admin_tasks),
         *(metrics, hooks, health, docs_page),
     ):

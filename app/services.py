@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from accounts.keys import Caller
 from app import deletion
+from app.asking_providers import ProviderAsker
 from app.callers import build_callers, with_metrics_token
 from app.connections import Connections
 from app.enhancement import Enhancer
@@ -34,6 +35,7 @@ from core.metrics import process
 from core.metrics.exposition import Exposition
 from core.outbound.untrusted import Policy
 from core.redis import make_client
+from core.sealing import Sealer, sealer_of
 from core.settings import Settings, SettingsError
 from core.signing_keys import SigningKeys
 from jobs.abuse import rules as abuse_rules
@@ -94,6 +96,9 @@ class Services:
 
     ``receivers``: where callbacks to callers' own URLs may go.
 
+    ``sealer`` encrypts accounts' own keys of providers, None where they are off; ``ask_provider(provider, key)`` raises
+    where a provider does not take one.
+
     ``knows_key``: whether a token was good in this process lately, asking no database. ``delete_images`` deletes those
     of a task, by (account id, job id), ``delete_upload`` an upload, by (account id, id). ``files`` keeps files of lines
     and ``file_lines`` reads the bytes of one, ``feeder`` submits the lines of a batch whose caller waits.
@@ -129,6 +134,8 @@ class Services:
     files: Files
     feeder: Feeder
     file_lines: Callable[[str], Iterator[bytes]]
+    ask_provider: Callable[[str, str], None] = lambda _provider, _key: None
+    sealer: Sealer | None = None
     receivers: Policy = field(default_factory=webhook_policy)
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
@@ -252,6 +259,8 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             cancel_charge,
         ),
         file_lines=partial(read_files.chunks_of, database),
+        ask_provider=ProviderAsker(env, catalogs),
+        sealer=_sealer(settings),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,
         waiting=Pauses(database).of,
@@ -278,6 +287,13 @@ def _abuse_rules(settings: Settings) -> Mapping[str, Rule]:
         return abuse_rules.load(settings.abuse_rules)
     except abuse_rules.RulesError as error:
         raise SettingsError(f"DARKROOM_ABUSE_RULES: {error}") from None
+
+
+def _sealer(settings: Settings) -> Sealer | None:
+    try:
+        return sealer_of(settings.own_keys_secret, "DARKROOM_OWN_KEYS_SECRET")
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _hook_secrets(env: Mapping[str, str]) -> dict[str, SecretStr]:

@@ -117,6 +117,13 @@ class Settings(BaseSettings):
     cancel_charge: str = Field(default="full", pattern="^(full|none)$", alias="CANCEL_CHARGE")
     admin_credits: int = Field(default=10_000, ge=0, alias="DARKROOM_ADMIN_CREDITS")
 
+    # Accounts' own keys of providers: what seals them, the newest first; where left out, none can be stored or used
+    own_keys_secret_set: MaybeSecret = Field(default=None, alias="DARKROOM_OWN_KEYS_SECRET")
+    # What an image by such a key costs: micro-credits, or a share of the price such as 5%
+    own_key_fee: str = Field(
+        default="0", pattern=r"^(\d{1,12}|(\d{1,2}(\.\d{1,4})?|100)%)$", alias="DARKROOM_OWN_KEY_FEE"
+    )
+
     # Orders
     default_model: MaybeText = Field(default=None, alias="DARKROOM_DEFAULT_MODEL")
     # The model of predictions that name neither a model nor a version
@@ -317,6 +324,10 @@ class Settings(BaseSettings):
     @property
     def signing_keys(self) -> str | None:
         return self.signing_keys_set.get_secret_value() if self.signing_keys_set else None
+
+    @property
+    def own_keys_secret(self) -> str | None:
+        return self.own_keys_secret_set.get_secret_value() if self.own_keys_secret_set else None
 
     @property
     def metrics_token(self) -> str | None:

@@ -82,6 +82,7 @@ class StoredFallback(TypedDict):
     per_call: int  # images that one call makes at most
     unit_cost: int | None  # micro-USD, expected upstream cost of one image; None: not known beforehand
     request: StoredRequest
+    own_key: NotRequired[bool]  # it is called with the account's own key
 
 
 class InputPart(TypedDict):

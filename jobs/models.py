@@ -78,6 +78,8 @@ jobs = Table(
     Column("safe_prompt", Text),
     Column("prompt_adjusted_at", TIME),  # calls before then were made with the first wording
     Column("cached_from", Text),  # the earlier job of its account whose images answered it; NULL: it was made
+    # Whether ``model`` is called with the account's own key of its provider (own_keys), at the price of that.
+    Column("own_key", Boolean, nullable=False, server_default=text("false")),
     Column("created_at", TIME, nullable=False, server_default=NOW),
     Column("started_at", TIME),  # its first claim
     Column("finished_at", TIME),  # its end
@@ -126,6 +128,12 @@ jobs = Table(
         postgresql_where=text("status = 'queued' AND published_at IS NOT NULL"),
     ),
     Index("jobs_queue_order", "provider", "id", postgresql_where=text("status = 'queued'")),
+    Index(
+        "jobs_own_queued",
+        "account_id",
+        "provider",
+        postgresql_where=text("status = 'queued' AND own_key"),
+    ),
     Index(
         "jobs_republish",
         "published_at",
@@ -403,7 +411,8 @@ workers = Table(
     Column("heartbeat_at", TIME, nullable=False, server_default=NOW),
 )
 
-# Accounts at upstreams, as workers announce them; the keys themselves are only in the environment.
+# Accounts at upstreams: the operator's, as workers announce them, whose keys are only in the environment, and those of
+# ``own_keys``.
 credentials = Table(
     "credentials",
     metadata,
@@ -418,7 +427,28 @@ credentials = Table(
     Column("not_before", TIME),  # the upstream asked to come back later
     Column("paused_at", TIME),  # by an operator
     Column("pause_reason", Text),  # as the operator gave it
+    Column("account_id", Text),  # whose own key it is; NULL: the operator's
+    Index("credentials_house", "provider", postgresql_where=text("account_id IS NULL")),
     postgresql_with={"fillfactor": 50},
+)
+
+# Accounts' own keys of providers. The row of a deleted key goes when nothing needs it any more, its key when no call
+# that was made with it is open.
+own_keys = Table(
+    "own_keys",
+    metadata,
+    Column("credential_id", Text, primary_key=True),  # provider/own_...: a new one for each key
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("sealed", LargeBinary),  # the key, encrypted (core/sealing.py); NULL: a deleted one that is gone
+    Column("last_four", Text, nullable=False),  # characters of the key, to tell it by
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Column("checked_at", TIME),  # when the upstream took it, where that was asked
+    Column("last_used_at", TIME),  # at most a minute old for a key that is in use
+    Column("deleted_at", TIME),  # deleted or replaced: no call begins with it any more
+    CheckConstraint("deleted_at IS NOT NULL OR sealed IS NOT NULL", name="live_has_key"),
+    Index("own_keys_live", "account_id", "provider", unique=True, postgresql_where=text("deleted_at IS NULL")),
+    Index("own_keys_closing", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
 )
 
 # One row for each call that may be open at a credential with ``max_active``. Numbers above it belong to calls from

@@ -27,6 +27,8 @@ class Variables:
     needed: tuple[tuple[str, ...], ...]
     optional: tuple[str, ...] = ()
     has_adapter: bool = True
+    # Of ``optional``, those of the operator's account at the upstream; None: it takes no keys of callers' own.
+    house_only: tuple[str, ...] | None = None
 
     def names(self) -> tuple[str, ...]:
         return (*(name for group in self.needed for name in group), *self.optional)
@@ -47,7 +49,9 @@ def _read() -> Iterator[tuple[str, Variables]]:
     for name in in_order(found, _yaml(common_file(PACKAGED))["order"]["providers"]):
         block = _yaml(found[name])["provider"]
         needed = tuple((each,) if isinstance(each, str) else tuple(each) for each in block["env"])
-        yield name, Variables(needed, tuple(block.get("env_optional", ())), block.get("adapter", True))
+        own_keys = block.get("own_keys")
+        house_only = None if own_keys is None else tuple(own_keys.get("house_only", ()))
+        yield name, Variables(needed, tuple(block.get("env_optional", ())), block.get("adapter", True), house_only)
 
 
 def _yaml(path: Path) -> Any:
@@ -71,6 +75,19 @@ def accounts(env: Mapping[str, str], provider: str) -> Iterator[tuple[str, Mappi
         own = {name: env[f"{name}_{number}"] for name in known.names() if value_of(env, f"{name}_{number}")}
         if any(name in own for group in known.needed for name in group) and not known.missing({**env, **own}):
             yield str(number), {**env, **_without_rivals(known, own), **own}
+
+
+def with_own_key(env: Mapping[str, str], provider: str, key: str) -> dict[str, str]:
+    """The environment of a provider's first credential with another key in place of the operator's.
+
+    Raises KeyError for a provider that takes no keys of callers or is not configured.
+    """
+    known = PROVIDERS[provider]
+    views = [view for _, view in accounts(env, provider)]
+    if known.house_only is None or not views:
+        raise KeyError(provider)
+    [names] = known.needed
+    return {**views[0], **dict.fromkeys((*names, *known.house_only), ""), names[0]: key}
 
 
 def _without_rivals(known: Variables, own: Mapping[str, str]) -> dict[str, str]:

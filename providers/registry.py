@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from pydantic import ValidationError
 
 from core.outbound.urls import Origin, origin_of
 from providers.base import Provider
-from providers.configured import PROVIDERS, value_of
+from providers.configured import PROVIDERS, value_of, with_own_key
 from providers.http.client import Outgoing
 from providers.listing.listed import ModelList
 from providers.shared.account import UpstreamAccount
@@ -60,10 +60,20 @@ def model_list_of(name: str) -> ModelList | None:
 
 
 class Registry:
-    """All configured providers."""
+    """All configured providers. ``own`` finds that of an account's own key by its credential, and raises
+    UnknownCredentialError; without it, this process uses no such keys."""
 
-    def __init__(self, providers: Iterable[Provider]) -> None:
+    def __init__(self, providers: Iterable[Provider], own: Callable[[str], Provider] | None = None) -> None:
         self._by_credential = {provider.credential_id: provider for provider in providers}
+        self._own = own
+
+    def with_own(self, own: Callable[[str], Provider]) -> Registry:
+        """The same providers, and those of accounts' own keys."""
+        return Registry(self._by_credential.values(), own)
+
+    def takes_own_keys(self, provider_name: str) -> bool:
+        """Whether calls can be made to the provider with accounts' own keys here."""
+        return self._own is not None and PROVIDERS[provider_name].house_only is not None
 
     def configured(self) -> list[str]:
         """Names of the providers with at least one credential."""
@@ -78,7 +88,20 @@ class Registry:
         try:
             return self._by_credential[credential_id]
         except KeyError:
-            raise UnknownCredentialError(credential_id) from None
+            if self._own is None:
+                raise UnknownCredentialError(credential_id) from None
+        return self._own(credential_id)
+
+    def for_download(self, credential_id: str) -> Provider:
+        """One by which results of calls with this credential can be fetched, which takes no key.
+
+        Raises UnknownCredentialError.
+        """
+        if found := self._by_credential.get(credential_id):
+            return found
+        for provider in self.of(credential_id.partition("/")[0]):
+            return provider
+        raise UnknownCredentialError(credential_id)
 
 
 def load(env: Mapping[str, str], *, pool_size: int = POOL_SIZE) -> Registry:
@@ -90,6 +113,24 @@ def load(env: Mapping[str, str], *, pool_size: int = POOL_SIZE) -> Registry:
     """
     outgoing = Outgoing(pool_size, _result_origins(env), value_of(env, "REQUESTS_CA_BUNDLE"))
     return Registry(provider for adapter in ADAPTERS for provider in _build(adapter, env, outgoing))
+
+
+OWN_POOL_SIZE: Final = 20
+
+
+def with_key(env: Mapping[str, str], provider_name: str, key: str, *, label: str) -> Provider:
+    """The provider as ``env`` configures it, with a caller's own key; its key is taken out of every answer.
+
+    Raises KeyError for a provider that takes no such keys or is not configured, BadSettingError.
+    """
+    view = with_own_key(env, provider_name, key)
+    outgoing = Outgoing(OWN_POOL_SIZE, _result_origins(env), value_of(env, "REQUESTS_CA_BUNDLE"), redact=True)
+    adapter = cast(type[UpstreamAccount[Any]], adapter_of(provider_name))
+    try:
+        config = adapter.config_type.from_env(view)
+    except ValidationError:
+        raise BadSettingError(f"{provider_name}: the key cannot be used") from None
+    return cast(Provider, adapter(config, outgoing, label=label))
 
 
 def _build(adapter: Adapter, env: Mapping[str, str], outgoing: Outgoing) -> Iterable[Provider]:

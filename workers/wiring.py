@@ -23,6 +23,7 @@ from core.ids import new_id
 from core.metrics import process
 from core.metrics.serving import Upkeep
 from core.redis import RedisError, make_client
+from core.sealing import Sealer, sealer_of
 from core.settings import Settings, SettingsError, load, with_dotenv
 from core.signing_keys import SigningKeys
 from jobs.abuse import events as abuse_events
@@ -34,6 +35,7 @@ from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.errors import JobNotFoundError
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.context import WorkerContext
+from jobs.execution.vault import Vault
 from jobs.maintenance.exposition import exposition_of
 from jobs.maintenance.retention import Retention
 from jobs.reads.batches import LineDialect, told_of
@@ -41,6 +43,7 @@ from jobs.reads.tasks import Task, find_task
 from jobs.screening.building import screening_of, screens_of
 from jobs.submission.building import references_of, submission_of
 from providers import registry
+from providers.base import Provider
 from providers.catalog.live import LiveCatalog
 from providers.configured import configured_names, prompt_model
 from storage.counts import note_decoders
@@ -138,6 +141,8 @@ def worker_context() -> WorkerContext:
     values = settings()
     models = LiveCatalog(values.catalog_local)  # a faulty file stops the start
     upstreams = registry.load(environment())
+    if (sealer := own_keys_sealer()) is not None:
+        upstreams = upstreams.with_own(Vault(database(), sealer, _with_own_key).provider_of)
     for name in upstreams.configured():
         limits(name, environment())  # a bad limit stops the start and not the first job
     store = open_store(values)
@@ -165,6 +170,18 @@ def worker_context() -> WorkerContext:
         ],
         node=node_name(),
     )
+
+
+def own_keys_sealer() -> Sealer | None:
+    """Return what opens accounts' own keys; None where this process has no secret for them. Raises SettingsError."""
+    try:
+        return sealer_of(settings().own_keys_secret, "DARKROOM_OWN_KEYS_SECRET")
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _with_own_key(provider: str, key: str, label: str) -> Provider:
+    return registry.with_key(environment(), provider, key, label=label)
 
 
 @cache

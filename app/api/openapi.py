@@ -45,6 +45,7 @@ TAGS: Mapping[str, str] = {
     "webhooks": "Be told when a task moves, instead of asking: endpoints, secrets, deliveries. Needs the scope"
     " `webhooks`.",
     "providers": "The upstreams: are they well, how busy are they.",
+    "provider keys": "Have your orders made with your own key of a provider, at the operator's fee.",
     "admin": "For operators: needs a key with the scope `admin`.",
     "replaced": "Routes of the services that this one replaces, for clients that were written for them.",
     "hooks": "For upstreams that report when a call has ended.",

@@ -53,6 +53,10 @@ COMMANDS = {
     "abuse": Place(
         "app.cli.operator.abuse:abuse", "Rules on abuse, and what tripped (by the database or an admin key)."
     ),
+    "ownkey": Place(
+        "app.cli.operator.provider_keys:ownkey",
+        "Accounts' own keys of providers: set, list, pause, delete, rotate (by the database or an admin key).",
+    ),
     "providers": Place("app.cli.operator.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
     "catalog": Place("app.cli.operator.catalog:catalog", "Compare the models with the upstreams' own lists; import."),
     "db": Place("app.cli.operator.database:db", "The schema: upgrade, status (needs the database)."),

@@ -121,12 +121,20 @@ CODES: Mapping[str, Kind] = {
     "account_exists": Kind(409, "Account exists", "Another account has this name or external id."),
     "own_account": Kind(409, "Your own account", "An administrator's key cannot disable the account it belongs to."),
     "not_enough_to_take": Kind(409, "Not so many credits", "More cannot be taken back than is free to spend."),
+    "provider_key_not_found": Kind(404, "No such key", "The account has stored no key of its own of this provider."),
+    "provider_key_paused": Kind(
+        409, "Your own key is paused", "Your own key of the provider is paused: replace it, resume it or delete it."
+    ),
+    "provider_key_refused": Kind(422, "Key refused", "The provider does not take this key; it was not stored."),
     "too_many_webhooks": Kind(422, "Too many webhooks", "Delete one that is not needed any more."),
     "no_operator_webhook": Kind(409, "No webhook of the operator", "DARKROOM_OPERATOR_WEBHOOK_URL is not set."),
     "webhook_disabled": Kind(409, "Webhook disabled", "Enable it first; disabled_reason says why it is."),
     # The service
     "enhancer_not_configured": Kind(
         503, "No enhancer configured", "The operator has set up no upstream that enhances prompts."
+    ),
+    "provider_keys_off": Kind(
+        503, "No keys of your own here", "The operator has not set DARKROOM_OWN_KEYS_SECRET: no keys can be stored."
     ),
     "token_keys_unavailable": Kind(
         503, "Keys of tokens away", "The keys of the issuer of tokens cannot be fetched; try again.", _REDUCED

@@ -28,6 +28,8 @@ _CODES: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "model_unavailable",
+            "own_key_deleted",
+            "own_key_unusable",
             "provider_closed",
             "storage_unavailable",
             "upstream_overloaded",

@@ -94,7 +94,8 @@ SELECT j.id, j.account_id, j.version, j.status, j.provider, j.model,
             -- As jobs.failures.stage_of.
             'stage', CASE
                 WHEN j.failure_code IN (
-                    'deadline_expired', 'insufficient_credits', 'model_unavailable', 'provider_closed'
+                    'deadline_expired', 'insufficient_credits', 'model_unavailable', 'own_key_deleted',
+                    'provider_closed'
                 ) THEN 'queued'
                 WHEN j.failure_code IN (
                     'bad_result', 'result_gone', 'result_too_large', 'result_unavailable', 'result_url_refused'

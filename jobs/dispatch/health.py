@@ -41,8 +41,12 @@ def note(
     outcome: Outcome,
     code: str | None,
     retryable: bool,
+    probes_only: bool = False,
 ) -> None:
     """Update the provider's circuit from the first outcome of a call.
+
+    ``probes_only``: the call counts only while the circuit is open, as the probe. Those with accounts' own keys do, for
+    what goes wrong with them may be the account's own trouble.
 
     The row is written only if it is unchanged since it was read and not locked. After ``NOTE_TRIES`` the outcome is
     not counted, so that no answer waits for a statistic.
@@ -56,7 +60,7 @@ def note(
         )
     for _ in range(NOTE_TRIES):
         row = connection.execute(_CIRCUIT, {"name": provider}).one_or_none()
-        if row is None:
+        if row is None or (probes_only and not row.trips):
             return
         known = Circuit(row.failures, row.failing_for_s, tuple(row.failing_jobs), row.trips, row.probe_call_id)
         change = circuit.after(known, Observation(call_id, job_id, away))
@@ -197,7 +201,7 @@ def _expect_credential(connection: Connection, target: str, found: int) -> None:
     if found:
         return
     provider = target.partition("/")[0]
-    ids = text("SELECT id FROM credentials WHERE provider = :provider ORDER BY id")
+    ids = text("SELECT id FROM credentials WHERE provider = :provider AND account_id IS NULL ORDER BY id")
     known = connection.execute(ids, {"provider": provider}).scalars().all()
     words = f"{provider} has {', '.join(known)}" if known else f"{provider} has none"
     raise CredentialNotFoundError(f"no worker has announced a credential {target!r}; {words}")
@@ -251,6 +255,7 @@ WITH c AS (
            array_agg(c.paused_at ORDER BY c.id) AS pauses,
            array_agg(c.pause_reason ORDER BY c.id) AS reasons
     FROM credentials AS c
+    WHERE c.account_id IS NULL
     GROUP BY c.provider
 )
 SELECT name,

@@ -1,9 +1,9 @@
 """Publishing as many jobs as there is room for, fairly: for the sweep, and more often for limited providers.
 
-A provider without limits takes every account's whole window. At a provider with few permits the accounts are served
-in turns, each by its weight, starting at a random account, so that neither the number of an account's jobs nor its
-id decides who comes first. A provider whose circuit is half-open gets one message, for the job that is the best
-probe.
+A provider without limits takes every account's whole window, and so does an account that has its own key there. At a
+provider with few permits the accounts are served in turns, each by its weight, starting at a random account, so that
+neither the number of an account's jobs nor its id decides who comes first. A provider whose circuit is half-open gets
+one message, for the job that is the best probe.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, text
 
 from jobs import states
-from jobs.dispatch import health, limits, publishing
+from jobs.dispatch import health, limits, own_keys, publishing
 from jobs.states import Nudge
 
 Pair = tuple[str, str, int]  # account, provider, weight
@@ -47,6 +47,7 @@ WITH room AS (
                ) END
            ) AS free
     FROM credentials AS c
+    WHERE c.account_id IS NULL
 ),
 seen AS (
     SELECT room.provider,
@@ -64,6 +65,7 @@ SELECT seen.provider,
            ELSE greatest(0, seen.free - (
                SELECT count(*) FROM jobs AS j
                WHERE j.provider = seen.provider AND j.status = 'queued' AND j.published_at IS NOT NULL
+                   AND NOT j.own_key
            ))
        END AS free
 FROM seen
@@ -85,9 +87,11 @@ def refill(connection: Connection, *, window: int, most: int) -> list[Nudge]:
     permits = free_permits(connection)
     nudges: list[Nudge] = probes(connection)
     limited: dict[str, list[Pair]] = defaultdict(list)
-    for pair in publishing.pairs(connection):
+    pairs = publishing.pairs(connection)
+    own = own_keys.owners(connection, [pair[:2] for pair in pairs if permits.get(pair[1]) is not None])
+    for pair in pairs:
         account_id, provider, weight = pair
-        if permits.get(provider) is not None:
+        if permits.get(provider) is not None and (account_id, provider) not in own:
             limited[provider].append(pair)
         elif len(nudges) < most:
             room = most - len(nudges)

@@ -18,9 +18,9 @@ from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedErr
 from core.ids import new_id
 from jobs import lifecycle, states
 from jobs.call import Call, planned
-from jobs.dispatch import publishing, put_off
+from jobs.dispatch import own_keys, publishing, put_off
 from jobs.errors import StaleJobError
-from jobs.execution import decide
+from jobs.execution import decide, keyless
 from jobs.execution.context import WorkerContext
 from jobs.lifecycle import Full, Started, calls
 from jobs.reads import worker
@@ -41,9 +41,10 @@ BUSY_S = 1.0
 class _NoPermitError(Exception):
     """No credential of the provider has a free permit (``jobs/dispatch/permits.py``)."""
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, own: str | None) -> None:
         super().__init__(provider)
         self.provider = provider
+        self.own = own  # as of Full
 
 
 @dataclass(slots=True)
@@ -83,8 +84,8 @@ def claim(context: WorkerContext, job_id: str) -> Claimed | None:
         _impossible(context, job_id)
         return None
     match started:
-        case Full(provider):
-            _put_off_full(context, job_id, provider)
+        case Full(provider, own):
+            _put_off_full(context, job_id, provider, own)
             return None
         case Started(job, parts, published):
             nudges = [states.run(job.provider, each) for each in published]
@@ -123,7 +124,7 @@ def _claim_step_by_step(context: WorkerContext, job_id: str) -> Claimed | None:
     except StaleJobError:
         pass
     except _NoPermitError as full:
-        _put_off_full(context, job_id, full.provider)
+        _put_off_full(context, job_id, full.provider, full.own)
     except (IntegrityError, psycopg.IntegrityError):
         _impossible(context, job_id)
     except UnknownModelError:
@@ -155,20 +156,21 @@ def _claim_within(connection: Connection, context: WorkerContext, job_id: str) -
     job = worker.load(connection, job_id)
     if job is None:
         raise StaleJobError(job_id)
+    own = (own_keys.current(connection, job.account_id, job.provider) or "") if row.own_key else None
     intended = calls.intend(
         connection,
         job_id=job.id,
         provider=job.provider,
         attempt=row.attempt,
-        credentials={provider.credential_id: provider.base_url for provider in context.registry.of(job.provider)},
+        credentials=_usable(context, job.provider, own),
         planned=_plan(context, job),
         deadline_s=context.spec(job.provider).deadline_s,
     )
     if intended is None:
-        raise _NoPermitError(job.provider)
+        raise _NoPermitError(job.provider, own)
     parts = worker.order_parts(connection, job_id)
     nudges: list[Nudge] = []
-    if not intended.limited:  # where permits are few, accounts take turns (jobs/dispatch/refill.py)
+    if own is not None or not intended.limited:  # where permits are few, accounts take turns (jobs/dispatch/refill.py)
         nudges = publishing.fill(
             connection,
             job.account_id,
@@ -181,6 +183,14 @@ def _claim_within(connection: Connection, context: WorkerContext, job_id: str) -
     failpoints.hit("claim.uncommitted")
     job = replace(job, calls=[*job.calls, *intended.calls])
     return Claimed(job, intended.calls, parts, nudges, _keep_until(context, job.provider))
+
+
+def _usable(context: WorkerContext, provider: str, own: str | None) -> dict[str, str]:
+    """The credentials a job may be called with, and their base URLs. ``own``: as of Full."""
+    if own is None:
+        return {each.credential_id: each.base_url for each in context.registry.of(provider)}
+    base_url = context.own_base_url(provider)
+    return {own: base_url} if own and base_url else {}
 
 
 def _plan(context: WorkerContext, job: LiveJob) -> list[Call]:
@@ -223,8 +233,11 @@ def _impossible(context: WorkerContext, job_id: str) -> None:
     _fail_queued(context, job_id, "internal_error")
 
 
-def _put_off_full(context: WorkerContext, job_id: str, provider: str) -> None:
-    known = [each.credential_id for each in context.registry.of(provider)]
+def _put_off_full(context: WorkerContext, job_id: str, provider: str, own: str | None) -> None:
+    if own == "":
+        context.publish(keyless.without_key(context, job_id))
+        return
+    known = [each.credential_id for each in context.registry.of(provider)] if own is None else [own]
     with context.database.transaction() as connection:
         outlook = put_off.outlook(connection, provider, known)
         later = put_off.put_off(outlook)

@@ -58,7 +58,7 @@ def _collect(context: WorkerContext, job: LiveJob, made: Made) -> CallOutcome | 
     try:
         learned = keep(
             context.media,
-            context.registry.by_credential(call.credential_id),
+            context.registry.for_download(call.credential_id),
             job.id,
             call,
             made.images,

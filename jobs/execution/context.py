@@ -97,10 +97,19 @@ class WorkerContext:
                     "deadline_s": self.spec(name).deadline_s,
                     "choice": len(self.registry.of(name)) > 1,
                     "credentials": {each.credential_id: each.base_url for each in self.registry.of(name)},
+                    "own": self.own_base_url(name),
                 }
                 for name in self.registry.configured()
             }
         )
+
+    def own_base_url(self, provider: str) -> str | None:
+        """Return where accounts' own keys of a provider are used, which is where the operator's first one is.
+
+        None if the provider takes none, or this worker cannot read them.
+        """
+        known = self.registry.of(provider)
+        return known[0].base_url if known and self.registry.takes_own_keys(provider) else None
 
     @cached_property
     def give_up_s(self) -> dict[str, float]:

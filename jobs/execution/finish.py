@@ -10,13 +10,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import structlog
 import tenacity
 
 from core import failpoints
 from core.errors import DatabaseAwayError
 from jobs import lifecycle, states
 from jobs.call import Call
-from jobs.dispatch import due, health, put_off
+from jobs.dispatch import due, health, own_keys, put_off
 from jobs.errors import JobFailedError, StaleJobError
 from jobs.execution import decide, late_answers, outcomes, spans
 from jobs.execution.context import WorkerContext
@@ -24,6 +25,8 @@ from jobs.execution.outcomes import CallOutcome
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob
 from jobs.states import JobStatus, Signal
+
+log = structlog.get_logger(__name__)
 
 FIRST_CHECK_S = 1.0
 LOOK_AGAIN_S = 10.0
@@ -203,8 +206,10 @@ def _rows(learned: Sequence[CallOutcome]) -> dict[str, Any]:
 def _note_health(context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome], *, troubled: bool) -> None:
     """Update the provider's circuit from first outcomes, and pause credentials whose upstream asks for it.
 
-    This happens after the job's own statement and outside its transaction, so it may be lost.
+    An account's own key that is refused is paused, and changes nothing for anyone else. This happens after the job's
+    own statement and outside its transaction, so it may be lost.
     """
+    _pause_own_keys(context, learned)
     first = [each for each in learned if each.call.outcome is None and (troubled or each.call.code)]
     if not first:
         return
@@ -222,4 +227,20 @@ def _note_health(context: WorkerContext, job: LiveJob, learned: Sequence[CallOut
                 outcome=each.outcome,
                 code=call.code,
                 retryable=call.retryable,
+                probes_only=own_keys.is_own(call.credential_id),
             )
+
+
+def _pause_own_keys(context: WorkerContext, learned: Sequence[CallOutcome]) -> None:
+    """Pause the own keys by which nothing more can be bought. A later call says the same, so it may be lost."""
+    refused = {
+        each.call.credential_id: each.call.code or ""
+        for each in learned
+        if own_keys.is_own(each.call.credential_id) and own_keys.pauses(each.outcome, each.call.code)
+    }
+    if not refused:
+        return
+    with suppress(DatabaseAwayError), context.database.transaction() as connection:
+        for credential_id, code in refused.items():
+            if own_keys.pause(connection, credential_id, code):
+                log.warning("own_key_paused", credential=credential_id, code=code)

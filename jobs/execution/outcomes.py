@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from jobs.call import Call, KeptImage, ResultLink
+from jobs.dispatch import own_keys
 from jobs.lifecycle import calls
 from jobs.lifecycle.calls import CallRow
 from jobs.states import OPEN_OUTCOMES, Outcome
@@ -59,6 +60,7 @@ def may_replace(learned: CallOutcome, before: Outcome | None) -> bool:
 
 def row_of(learned: CallOutcome) -> CallRow:
     """Return the outcome as a parameter of the statements of ``jobs.lifecycle``."""
+    credential_id = learned.call.credential_id
     return calls.call_row(
         learned.call.id,
         learned.outcome,
@@ -72,7 +74,8 @@ def row_of(learned: CallOutcome) -> CallRow:
         kept=len(learned.images),
         written_off=learned.written_off,
         deadline_s=learned.deadline_s,
-        reported_cost_microusd=learned.cost.microusd if learned.cost else None,
+        # What an account's own key is billed costs us nothing; how much that is stays in ``usage`` and the kept answer.
+        reported_cost_microusd=learned.cost.microusd if learned.cost and not own_keys.is_own(credential_id) else None,
         usage=dict(learned.cost.usage) if learned.cost else None,
         raw=learned.raw,
     )

@@ -32,6 +32,7 @@ from providers.catalog.catalog import UnknownModelError
 from providers.catalog.entries import Recovery
 from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
 from providers.http import answers
+from providers.registry import UnknownCredentialError
 from providers.shared import raw_answers
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
@@ -112,6 +113,10 @@ def _make_calls(context: WorkerContext, claimed: Claimed) -> list[CallOutcome]:
         # The model was in the catalogue when the order was accepted.
         log.exception("model_has_gone", job_id=claimed.job.id)
         return _not_sent(mine, Misconfigured("model_unavailable"))
+    except UnknownCredentialError:
+        # An account's own key: deleted since the claim, or sealed by a secret that is not set here.
+        log.warning("own_key_unusable", job_id=claimed.job.id, credential=mine[0].credential_id)
+        return _not_sent(mine, Misconfigured("own_key_unusable"))
     except Exception:
         # A fault of ours before anything was sent, so the calls certainly did not run.
         log.exception("order_not_built", job_id=claimed.job.id)

@@ -32,7 +32,7 @@ job AS (
             + make_interval(secs => coalesce(CAST(CAST(:deadline_s AS jsonb) ->> jobs.provider AS float), 3600))
     FROM seen WHERE jobs.id = seen.id
     RETURNING jobs.id, jobs.account_id, jobs.provider, jobs.weight, jobs.version, jobs.fence, jobs.quoted, jobs.attempt,
-        seen.money AS money_before, seen.started_at IS NULL AS first
+        jobs.own_key, seen.money AS money_before, seen.started_at IS NULL AS first
 ),
 event AS (
     INSERT INTO job_events (job_id, type, data)
@@ -53,7 +53,7 @@ told AS (
     ) AS receiver
     WHERE job.first AND receiver.events @> '"image.task.started"'
 )
-SELECT id, account_id, provider, weight, version, fence, quoted, attempt, money_before FROM job
+SELECT id, account_id, provider, weight, version, fence, quoted, attempt, own_key, money_before FROM job
 """)
 
 
@@ -165,6 +165,7 @@ job AS (
         progress = NULL, model = seen.next ->> 'model', provider = seen.next ->> 'provider',
         unit_price = CAST(seen.next ->> 'unit_price' AS bigint),
         per_call = coalesce(CAST(seen.next ->> 'per_call' AS smallint), 1), fallbacks = jobs.fallbacks - 1,
+        own_key = coalesce(CAST(seen.next ->> 'own_key' AS boolean), false),
         notes = coalesce(jobs.notes, '[]') || jsonb_build_array(seen.model_before || ': ' || CAST(:why AS text) || '; '
             || (seen.next ->> 'model') || ' was asked instead'),
         due_at = clock_timestamp(), published_at = clock_timestamp(),

@@ -30,15 +30,24 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """The job can start, but no credential of its provider has a permit now. Nothing has changed."""
+    """The job can start, but no credential of its provider has a permit now. Nothing has changed.
+
+    ``own``: the credential of its account's own key, by which alone it goes; empty: that key is gone. None: it goes by
+    the operator's.
+    """
 
     provider: str
+    own: str | None = None
 
 
 START = Statement("""
 WITH seen AS (
     SELECT j.id, j.account_id, j.provider, j.n, j.per_call, w.facts AS worker,
-        (j.n + j.per_call - 1) / j.per_call AS wanted, (w.facts ->> 'choice')::boolean AS choice
+        (j.n + j.per_call - 1) / j.per_call AS wanted, (w.facts ->> 'choice')::boolean AS choice,
+        CASE WHEN j.own_key THEN coalesce((
+            SELECT k.credential_id FROM own_keys AS k
+            WHERE k.account_id = j.account_id AND k.provider = j.provider AND k.deleted_at IS NULL
+        ), '') END AS own
     FROM jobs AS j CROSS JOIN LATERAL (SELECT CAST(:providers AS jsonb) -> j.provider AS facts) AS w
     WHERE id = :id AND status = 'queued' AND attempt = 0 AND due_at <= clock_timestamp()
         AND start_deadline_at > clock_timestamp()
@@ -68,11 +77,13 @@ gate AS (
 pick AS (
     -- The credential with the most room, counted only if there are several, and up to ten, the most calls of a job.
     SELECT c.id, c.max_active, c.max_per_minute, gate.most, gate.probing,
-        seen.worker -> 'credentials' ->> c.id AS base_url
+        CASE WHEN seen.own IS NULL THEN seen.worker -> 'credentials' ->> c.id ELSE seen.worker ->> 'own' END AS base_url
     FROM gate
     CROSS JOIN seen
-    JOIN credentials AS c ON c.provider = seen.provider
-    WHERE seen.worker -> 'credentials' ->> c.id IS NOT NULL
+    -- By id, because a provider may have as many credentials as there are accounts.
+    JOIN credentials AS c ON c.id = ANY(CASE WHEN seen.own IS NULL
+        THEN ARRAY(SELECT jsonb_object_keys(seen.worker -> 'credentials')) ELSE ARRAY[seen.own] END)
+    WHERE (seen.own IS NULL OR seen.worker ->> 'own' IS NOT NULL)
       AND c.paused_at IS NULL
       AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
     ORDER BY
@@ -186,7 +197,7 @@ job AS (
     WHERE jobs.id = seen.id AND took.taken > 0
     RETURNING jobs.id, jobs.account_id, jobs.operation, jobs.model, jobs.provider, jobs.n, jobs.fence, jobs.version,
         jobs.unit_price, jobs.fallbacks, jobs.quoted, jobs.attempt, jobs.weight, jobs.published_at, jobs.safe_prompt,
-        took.credential_id, took.base_url, took.limited, seen.per_call,
+        took.credential_id, took.base_url, took.limited AND seen.own IS NULL AS limited, seen.per_call,
         CAST(extract(epoch FROM jobs.started_at - jobs.created_at) AS float) AS queued_s,
         CAST(seen.worker ->> 'deadline_s' AS float) AS deadline_s
 ),
@@ -241,7 +252,7 @@ held AS (
     FROM job
 ),
 -- The account's next jobs take the place of this one, which still counts as published here. If the credential has
--- a limit, accounts take turns instead (jobs/dispatch/refill.py).
+-- a limit, accounts take turns instead (jobs/dispatch/refill.py), but where it is the account's own.
 room AS (
     SELECT CAST(:window AS int) * job.weight + CASE WHEN job.published_at IS NULL THEN 0 ELSE 1 END - (
         SELECT count(*)
@@ -272,7 +283,8 @@ next AS (
 published AS (
     UPDATE jobs SET published_at = clock_timestamp() FROM next WHERE jobs.id = next.id RETURNING jobs.id
 )
-SELECT seen.provider AS wanted_of, job.id, job.account_id, job.operation, job.model, job.provider, job.n, job.fence,
+SELECT seen.provider AS wanted_of, seen.own, job.id, job.account_id, job.operation, job.model, job.provider, job.n,
+    job.fence,
     job.version, job.fallbacks, job.safe_prompt, job.credential_id, job.queued_s, asked.request, asked.request_id,
     asked.traceparent,
     (SELECT array_agg(id ORDER BY slot) FROM call) AS call_ids,
@@ -301,7 +313,8 @@ def start(
 ) -> Started | Full | None:
     """QUEUED -> RUNNING, with everything recorded that must be before a paid call is sent.
 
-    ``providers``: what this worker can use, as JSON: by name {step_s, deadline_s, credentials: {id: base URL}}.
+    ``providers``: what this worker can use, as JSON: by name {step_s, deadline_s, credentials: {id: base URL}, own}.
+    ``own`` is the base URL for accounts' own keys, null where it cannot use them.
     ``call_id``: a new id; the calls, ten at most, differ in its last digit. ``backoff_s``: by how many seconds after
     its call's deadline the job must have moved on. ``window`` and ``most``: the account's publishing window, and how
     many of its next jobs to publish at most.
@@ -324,7 +337,7 @@ def start(
     if row is None:
         return None
     if row.id is None:
-        return Full(row.wanted_of)
+        return Full(row.wanted_of, row.own)
     calls = [
         replace(
             planned(call_id, slot=slot, attempt=1, image_count=image_count, model=row.model),

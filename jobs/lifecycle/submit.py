@@ -30,7 +30,7 @@ class NewJob:
     ``cancel_after_s``: after so many seconds it is cancelled.
     ``unit_cost_microusd``: expected upstream cost of one image; None: not known beforehand.
     ``traceparent``: the span of its submit, where that is traced. ``order_sha256``: by which later equal orders find
-    it; None: it answers none.
+    it; None: it answers none. ``own_key``: ``model`` is called with the account's own key.
     """
 
     id: str
@@ -62,6 +62,7 @@ class NewJob:
     safe_prompt: bool = False  # a refused prompt may be adjusted once
     traceparent: str | None = None
     order_sha256: bytes | None = None
+    own_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +95,15 @@ room AS (
 job AS (
     INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority, status, money,
         unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call, safe_prompt, cancel_after_at,
-        key_id)
+        key_id, own_key)
     SELECT :id, :account_id, CAST(:weight AS int), :operation, :model, :provider, CAST(:n AS int),
         CAST(:low_priority AS boolean), 'queued', 'queued', CAST(:unit_price AS bigint), CAST(:price AS bigint),
         clock_timestamp() + make_interval(secs => :start_within_s),
         CASE WHEN room.free > 0 AND NOT CAST(:low_priority AS boolean) THEN clock_timestamp() END,
         CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int),
         CASE WHEN CAST(:safe_prompt AS boolean) THEN 'wanted' END,
-        clock_timestamp() + make_interval(secs => CAST(:cancel_after_s AS float)), CAST(:key_id AS text)
+        clock_timestamp() + make_interval(secs => CAST(:cancel_after_s AS float)), CAST(:key_id AS text),
+        CAST(:own_key AS boolean)
     FROM room
     -- An order that costs nothing needs no balance.
     WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0
@@ -199,6 +201,7 @@ def order_values(job: NewJob) -> dict[str, Any]:
         "unit_cost": job.unit_cost_microusd,
         "safe_prompt": job.safe_prompt,
         "key_id": job.key_id,
+        "own_key": job.own_key,
         "client": json.dumps(dict(job.client)) if job.client else None,
         "webhook": json.dumps(job.webhook) if job.webhook else None,
         "parent_id": job.parent_id,

@@ -204,7 +204,7 @@ class Doctor:
 _UNPUBLISHED = """
 SELECT j.provider, j.account_id, count(*) AS jobs, min(j.due_at) AS since,
     (SELECT p.name FROM providers AS p WHERE p.name = j.provider AND p.paused_at IS NOT NULL) AS paused,
-    (SELECT min(c.id) FROM credentials AS c WHERE c.provider = j.provider
+    (SELECT min(c.id) FROM credentials AS c WHERE c.provider = j.provider AND c.account_id IS NULL
         HAVING bool_and(c.paused_at IS NOT NULL)) AS paused_credential
 FROM jobs AS j
 WHERE j.status = 'queued' AND j.published_at IS NULL
@@ -218,11 +218,11 @@ ORDER BY since
 _UNCLAIMED = """
 SELECT j.provider, count(*) AS jobs, min(j.due_at) AS since,
     (SELECT p.name FROM providers AS p WHERE p.name = j.provider AND p.paused_at IS NOT NULL) AS paused,
-    (SELECT min(c.id) FROM credentials AS c WHERE c.provider = j.provider
+    (SELECT min(c.id) FROM credentials AS c WHERE c.provider = j.provider AND c.account_id IS NULL
         HAVING bool_and(c.paused_at IS NOT NULL)) AS paused_credential,
     (SELECT bool_and(c.max_active IS NOT NULL AND NOT EXISTS (SELECT 1 FROM permits AS p
         WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active))
-        FROM credentials AS c WHERE c.provider = j.provider) AS full
+        FROM credentials AS c WHERE c.provider = j.provider AND c.account_id IS NULL) AS full
 FROM jobs AS j
 WHERE j.status = 'queued' AND j.published_at IS NOT NULL
     AND j.due_at < statement_timestamp() - make_interval(secs => :unclaimed_s)

@@ -100,11 +100,12 @@ WHERE outcome IS NULL OR outcome IN ('accepted', 'uncertain') GROUP BY 2, 3
 UNION ALL
 SELECT 'permits_taken', c.id, NULL, (
     SELECT count(*) FROM permits AS p WHERE p.credential_id = c.id AND p.call_id IS NOT NULL
-), NULL FROM credentials AS c WHERE c.max_active IS NOT NULL
+), NULL FROM credentials AS c WHERE c.max_active IS NOT NULL AND c.account_id IS NULL
 UNION ALL
-SELECT 'permits_max', id, NULL, max_active, NULL FROM credentials WHERE max_active IS NOT NULL
+SELECT 'permits_max', id, NULL, max_active, NULL FROM credentials WHERE max_active IS NOT NULL AND account_id IS NULL
 UNION ALL
 SELECT 'credential_paused', id, NULL, CASE WHEN paused_at IS NULL THEN 0 ELSE 1 END, NULL FROM credentials
+WHERE account_id IS NULL
 UNION ALL
 SELECT 'paused', name, NULL, CASE WHEN paused_at IS NULL THEN 0 ELSE 1 END, NULL FROM providers
 UNION ALL

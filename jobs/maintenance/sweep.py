@@ -22,9 +22,9 @@ from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import counts, lifecycle
 from jobs.dispatch import heartbeats, publishing, refill
 from jobs.errors import StaleJobError
-from jobs.execution import give_up
+from jobs.execution import give_up, keyless
 from jobs.execution.context import WorkerContext
-from jobs.maintenance import growth
+from jobs.maintenance import growth, own_keys
 from jobs.maintenance.usage_rollup import UsageRollup
 from jobs.states import Nudge, Signal
 
@@ -115,6 +115,7 @@ class Sweeper:
             began = time.monotonic()
             self._locked.clear()
             signals = [*self._lapse(), *self._expire(), *self._cancel_overdue(), *self._end_abandoned()]
+            signals += self._close_own_keys()
             self._notice_new_broker()
             self._unpublish_overdue()
             signals += self._fill_windows()
@@ -195,6 +196,18 @@ class Sweeper:
             signal
             for row in rows
             for signal in self._each(row, partial(give_up.abandon, self.context, row.id), work="abandoned")
+        ]
+
+    def _close_own_keys(self) -> list[Signal]:
+        """Jobs that wait for a key that their account has deleted, and the keys themselves."""
+        with self.context.database.autocommit() as connection:
+            rows = own_keys.keyless(Hot.of(connection), page=PAGE)
+            if forgotten := own_keys.close(connection):
+                log.info("own_keys_forgotten", keys=forgotten)
+        return [
+            signal
+            for row in rows
+            for signal in self._each(row, partial(keyless.without_key, self.context, row.id), work="keyless")
         ]
 
     def _each(self, row: Any, verb: Callable[[], list[Signal]], *, work: str) -> list[Signal]:

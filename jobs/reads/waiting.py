@@ -42,7 +42,7 @@ class WaitingFor:
 _PAUSED = text("""
 SELECT name FROM providers WHERE paused_at IS NOT NULL
 UNION
-SELECT provider FROM credentials GROUP BY provider HAVING bool_and(paused_at IS NOT NULL)
+SELECT provider FROM credentials WHERE account_id IS NULL GROUP BY provider HAVING bool_and(paused_at IS NOT NULL)
 """)
 
 

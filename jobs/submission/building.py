@@ -13,6 +13,7 @@ from jobs.reads.tasks import Image
 from jobs.reads.uploads import Upload, use_upload
 from jobs.screening.screening import Screening
 from jobs.submission.fallbacks import chains_of
+from jobs.submission.own_key_prices import OwnKeyPrices, fee_of
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
 from jobs.submission.remote_images import RemoteImages, fetch_image
@@ -67,6 +68,7 @@ def submission_of(
             minimum_unit_price_microcredits=settings.minimum_unit_price_microcredits,
             default_model=settings.default_model,
             chains=_chains(settings.fallbacks, catalogs.current()),
+            own_key_fee=fee_of(settings.own_key_fee),
         ),
         references,
         default_deadline_s=settings.default_deadline_s,
@@ -75,6 +77,7 @@ def submission_of(
         receivers=receivers,
         cache=ResultCache(database, references.store, terms) if (terms := cache_terms(settings)) else None,
         screening=screening,
+        own_keys=OwnKeyPrices(database, always=settings.own_keys_secret is not None),
     )
 
 

@@ -70,7 +70,8 @@ WITH lately AS MATERIALIZED (
         ORDER BY finished_at DESC LIMIT :sample
     ) AS newest WHERE cached_from IS NULL
 ), usable AS MATERIALIZED (
-    SELECT id, max_active, max_per_minute, not_before FROM credentials WHERE provider = :provider AND paused_at IS NULL
+    SELECT id, max_active, max_per_minute, not_before FROM credentials
+    WHERE provider = :provider AND account_id IS NULL AND paused_at IS NULL
 ), limits AS (
     SELECT count(*) AS credentials,
         CASE WHEN bool_and(max_active IS NOT NULL) THEN sum(max_active) END AS permits,

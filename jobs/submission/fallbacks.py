@@ -14,11 +14,15 @@ MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """A further model with the same order, checked by its own rules; the price is that of one image."""
+    """A further model with the same order, checked by its own rules; the price is that of one image.
+
+    ``own_key``: it is called with the account's own key.
+    """
 
     model: Model
     checked: CheckedOrder
     unit_price_microcredits: int
+    own_key: bool = False
 
 
 def chains_of(text: str) -> dict[str, tuple[str, ...]]:

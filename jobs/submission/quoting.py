@@ -20,6 +20,7 @@ from jobs.reads.tasks import UNSTORABLE
 from jobs.submission import fallbacks, selection
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.order import JOB_FIELDS, Order
+from jobs.submission.own_key_prices import FREE, Fee
 from jobs.submission.selection import AUTO, Default, Selection
 from providers.catalog.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
 from providers.catalog.entries import spoken
@@ -38,8 +39,9 @@ class Quote:
 
     ``unit_price_microcredits`` is the price of one image by ``model``; ``total_microcredits`` is what is held: n times
     the dearest of the models that may run. ``chosen`` says why this model, where the order did not name it;
-    ``price_version`` names the catalogue. ``cached_unit_price_microcredits``: the price of one image where an earlier
-    equal order answers; None: none does.
+    ``price_version`` names the catalogue. ``own_key``: ``model`` is called with the account's own key, and the price is
+    the fee for that. ``cached_unit_price_microcredits``: the price of one image where an earlier equal order answers;
+    None: none does.
     """
 
     model: Model
@@ -52,10 +54,14 @@ class Quote:
     chosen: StoredSelection | None = None
     price_version: str = ""
     cached_unit_price_microcredits: int | None = None
+    own_key: bool = False
 
 
 class Quoting:
-    """Quotes orders. ``configured`` are the providers that can run something, ``chains`` the operator's fallbacks."""
+    """Quotes orders. ``configured`` are the providers that can run something, ``chains`` the operator's fallbacks.
+
+    ``own_key_fee``: the price of an image that is made with the account's own key.
+    """
 
     def __init__(
         self,
@@ -66,6 +72,7 @@ class Quoting:
         minimum_unit_price_microcredits: int,
         default_model: str | None,
         chains: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        own_key_fee: Fee = FREE,
     ) -> None:
         self._catalogs = catalogs
         self._configured = frozenset(configured)
@@ -73,12 +80,14 @@ class Quoting:
         self._minimum_unit_price_microcredits = minimum_unit_price_microcredits
         self._default_model = default_model
         self._chains = chains
+        self._own_key_fee = own_key_fee
 
-    def quote(self, order: Order, *, allowed: Allowed | None = None) -> Quote:
+    def quote(self, order: Order, *, allowed: Allowed | None = None, own: Collection[str] = ()) -> Quote:
         """Check and price an order without running it; ``allowed`` says which models its caller may use, None: all.
 
-        An order that leaves the model open gets one that is allowed. Raises UnknownOperationError, InvalidOrderError
-        naming every fault, ModelNotAllowedError.
+        ``own``: the providers that are called with the account's own keys, whose models cost the fee. An order that
+        leaves the model open gets one that is allowed. Raises UnknownOperationError, InvalidOrderError naming every
+        fault, ModelNotAllowedError.
         """
         self.refuse_faults(order)
         if order.operation not in OPERATIONS:
@@ -90,8 +99,9 @@ class Quoting:
             selected = self._select(catalog, order, order.fields.get("model"), allowed)
         except InvalidOrderError as error:
             raise InvalidOrderError([*error.faults, *self._unusable(catalog, names)]) from None
-        unit_price = self.unit_price_microcredits(selected.model, cost_usd(selected.model, selected.checked))
-        others = self._fallbacks(catalog, selected.model, order, names, allowed)
+        by_own_key = selected.model.provider in own
+        unit_price = self._price(selected.model, selected.checked, own_key=by_own_key)
+        others = self._fallbacks(catalog, selected.model, order, names, allowed, own=own)
         if allowed:
             refused = [model.id for model in (selected.model, *(each.model for each in others)) if not allowed(model)]
             if refused:
@@ -106,14 +116,15 @@ class Quoting:
             fallbacks=others,
             chosen=selected.stored(),
             price_version=catalog.version,
+            own_key=by_own_key,
         )
 
     def with_inputs(self, quote: Quote, input_px: Sequence[tuple[int, int]]) -> Quote:
         """The same quote once the sizes of the input images are known, in pixels: some models are billed by them."""
         if not input_px:
             return quote
-        checked, unit_price = self._repriced(quote.model, quote.checked, input_px)
-        others = [Fallback(each.model, *self._repriced(each.model, each.checked, input_px)) for each in quote.fallbacks]
+        checked, unit_price = self._repriced(quote, input_px)
+        others = [Fallback(each.model, *self._repriced(each, input_px), each.own_key) for each in quote.fallbacks]
         return replace(
             quote,
             checked=checked,
@@ -122,11 +133,13 @@ class Quoting:
             fallbacks=others,
         )
 
-    def _repriced(
-        self, model: Model, checked: CheckedOrder, input_px: Sequence[tuple[int, int]]
-    ) -> tuple[CheckedOrder, int]:
-        known = replace(checked, input_px=tuple(input_px))
-        return known, self.unit_price_microcredits(model, cost_usd(model, known))
+    def _repriced(self, one: Quote | Fallback, input_px: Sequence[tuple[int, int]]) -> tuple[CheckedOrder, int]:
+        known = replace(one.checked, input_px=tuple(input_px))
+        return known, self._price(one.model, known, own_key=one.own_key)
+
+    def _price(self, model: Model, checked: CheckedOrder, *, own_key: bool) -> int:
+        price = self.unit_price_microcredits(model, cost_usd(model, checked))
+        return self._own_key_fee.of(price) if own_key else price
 
     def refuse_faults(self, order: Order) -> None:
         """Raises InvalidOrderError for an order whose body has faults, with those that its model finds."""
@@ -245,17 +258,25 @@ class Quoting:
                 yield from fallbacks.faults_at(position, error)
 
     def _fallbacks(
-        self, catalog: Catalog, model: Model, order: Order, names: Sequence[str] | None, allowed: Allowed | None
+        self,
+        catalog: Catalog,
+        model: Model,
+        order: Order,
+        names: Sequence[str] | None,
+        allowed: Allowed | None,
+        *,
+        own: Collection[str],
     ) -> list[Fallback]:
         """The models behind the first. Every fault in those that the caller named is reported; a model of the
-        operator's own chain, or the successor of a doubtful one, is left out where it cannot take this order, or the
-        caller may not use it."""
+        operator's own chain, or the successor of a doubtful one, is left out where it cannot take this order, the
+        caller may not use it, or it would cost an order by an own key the operator's price."""
         found: list[Fallback] = []
         faults: list[FieldFault] = []
         for position, name in enumerate(names if names is not None else self._chains.get(model.id, _successor(model))):
             try:
-                one = self._fallback(catalog, order, name, allowed)
-                if names is not None or allowed is None or allowed(one.model):
+                one = self._fallback(catalog, order, name, allowed, own=own)
+                stays_own = one.own_key or model.provider not in own
+                if names is not None or (stays_own and (allowed is None or allowed(one.model))):
                     found.append(one)
             except InvalidOrderError as error:
                 faults += fallbacks.faults_at(position, error)
@@ -263,10 +284,13 @@ class Quoting:
             raise InvalidOrderError(faults)
         return fallbacks.distinct(model, found)
 
-    def _fallback(self, catalog: Catalog, order: Order, name: str, allowed: Allowed | None) -> Fallback:
+    def _fallback(
+        self, catalog: Catalog, order: Order, name: str, allowed: Allowed | None, *, own: Collection[str]
+    ) -> Fallback:
         selected = self._select(catalog, order, name, allowed)
-        price = self.unit_price_microcredits(selected.model, cost_usd(selected.model, selected.checked))
-        return Fallback(selected.model, selected.checked, price)
+        own_key = selected.model.provider in own
+        price = self._price(selected.model, selected.checked, own_key=own_key)
+        return Fallback(selected.model, selected.checked, price, own_key)
 
 
 def _dearest(unit_price: int, others: Sequence[Fallback]) -> int:

@@ -27,6 +27,7 @@ from jobs.submission.batch_lines import BatchLine
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import JobWebhook, Order
+from jobs.submission.own_key_prices import OwnKeyPrices, check_usable
 from jobs.submission.quoting import Allowed, Quote, Quoting
 from jobs.submission.references import References
 from jobs.submission.result_cache import ResultCache
@@ -51,7 +52,7 @@ class SubmissionService:
     ``publish_window``: how many jobs of an account may be published at a provider, per unit of its weight.
     ``short_life_s``: how long the images of an order with ``store: false`` are kept after its end. ``receivers``: where
     callbacks may go. ``cache``: what answers equal orders; None: every order is made. ``screening`` judges orders
-    before anything of them is kept.
+    before anything of them is kept. ``own_keys``: who has keys of providers; None: no one.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class SubmissionService:
         receivers: Policy | None = None,
         cache: ResultCache | None = None,
         screening: Screening | None = None,
+        own_keys: OwnKeyPrices | None = None,
     ) -> None:
         self.quoting = quoting
         self.screening = screening or Screening()
+        self._own_keys = own_keys
         self._database = database
         self._references = references
         self._default_deadline_s = default_deadline_s
@@ -90,8 +93,8 @@ class SubmissionService:
         ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
         once and its images are read once; nothing is fetched for an order that cannot run.
         Raises what Quoting.quote, References.read, Screening.check and References.keep raise, InsufficientCreditsError,
-        SpendingLimitError, IdempotencyMismatchError, idempotency.TakenError for a line of a batch that takes no more,
-        DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
+        OwnKeyPausedError, SpendingLimitError, IdempotencyMismatchError, idempotency.TakenError for a line of a batch
+        that takes no more, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """
         with tracing.span("jobs.submit") as span:
             submitted = self._submit(caller, order, key=key, request_id=request_id, traceparent=span.traceparent)
@@ -113,7 +116,7 @@ class SubmissionService:
             # The lines of a batch are looked up by the page; one that is taken nevertheless is found by its claim.
             if key and not isinstance(key, BatchLine) and (earlier := self._earlier(caller, key)):
                 return earlier
-            quote = self.quoting.quote(order, allowed=_allowed(caller))
+            quote = self._quote(caller, order)
         except InvalidOrderError as error:
             raise InvalidOrderError([*error.faults, *self._references.misnamed(order.images)]) from None
         job_id = new_id("job")
@@ -179,15 +182,21 @@ class SubmissionService:
     def estimate(self, caller: Caller, order: Order) -> Quote:
         """What the order of this caller would be and cost; its images are not read, and so not screened.
 
-        Raises what Quoting.quote and Screening.check raise; a refusal is not counted.
+        Raises what Quoting.quote and Screening.check raise, OwnKeyPausedError; a refusal is not counted.
         """
-        quote = self.quoting.quote(order, allowed=_allowed(caller))
+        quote = self._quote(caller, order)
         if self.screening.screens:
             self.screening.check(caller, subject_of(caller, order, quote), tries=True)
         if self._cache is None or order.wants_fresh or not result_cache.is_seeded(quote.model, quote.checked.params):
             return quote
         unit_price = self._cache.terms.unit_price_microcredits(quote.unit_price_microcredits)
         return replace(quote, cached_unit_price_microcredits=unit_price)
+
+    def _quote(self, caller: Caller, order: Order) -> Quote:
+        own = self._own_keys.providers_of(caller.account_id) if self._own_keys else {}
+        quote = self.quoting.quote(order, allowed=_allowed(caller), own=own)
+        check_usable(quote.model.provider, own)
+        return quote
 
     def _receiver_faults(self, order: Order) -> list[FieldFault]:
         if order.webhook is None:
@@ -279,7 +288,8 @@ class SubmissionService:
             fallbacks=[_stored_fallback(each, fields) for each in quote.fallbacks],
             keep_s=self._short_life_s if fields.get("store") is False else None,
             per_call=quote.model.max_per_call,
-            unit_cost_microusd=expected_cost_microusd(quote.model, quote.checked),
+            unit_cost_microusd=0 if quote.own_key else expected_cost_microusd(quote.model, quote.checked),
+            own_key=quote.own_key,
             safe_prompt=bool(fields.get("safe_prompt") and quote.checked.prompt),
         )
 
@@ -352,11 +362,14 @@ def _stored_webhook(webhook: JobWebhook, caller: Caller) -> StoredWebhook:
 
 
 def _stored_fallback(each: Fallback, fields: Mapping[str, Any]) -> StoredFallback:
-    return {
+    stored: StoredFallback = {
         "model": each.model.id,
         "provider": each.model.provider,
         "unit_price": each.unit_price_microcredits,
         "per_call": each.model.max_per_call,
-        "unit_cost": expected_cost_microusd(each.model, each.checked),
+        "unit_cost": 0 if each.own_key else expected_cost_microusd(each.model, each.checked),
         "request": stored_request(each.model, each.checked, fields),
     }
+    if each.own_key:
+        stored["own_key"] = True
+    return stored

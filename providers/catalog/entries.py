@@ -96,6 +96,15 @@ class PromptModel(Entry):
     default: str | None = None
 
 
+class OwnKeys(Entry):
+    """How calls are made with a key of a caller's own. ``house_only``: variables that belong to the operator's account
+    at the upstream and do not go with another key. ``check``: a path below the base URL that answers 2xx to a good key,
+    and nothing is bought; None: the upstream has none."""
+
+    house_only: tuple[str, ...] = ()
+    check: str | None = None
+
+
 class ProviderSpec(Entry):
     """How an upstream behaves, as far as the queue must know it (docs/architecture.md)."""
 
@@ -115,6 +124,7 @@ class ProviderSpec(Entry):
     prompt_model: PromptModel | None = None  # by which of its models; stated where text is true
     env: tuple[str | tuple[str, ...], ...]  # all of these set = configured; of names in a list, one
     env_optional: tuple[str, ...] = ()
+    own_keys: OwnKeys | None = None  # None: it takes no keys of callers, because the upstream is the operator's
     adapter: bool = True  # false: described here, but no code speaks to it
     also_called: tuple[str, ...] = ()  # other first parts in names such as "google/gemini-3-pro-image"
     note: str = ""

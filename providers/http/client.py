@@ -29,12 +29,14 @@ class Outgoing:
     """How this process reaches its upstreams; the same for all of them.
 
     ``pool_size``: connections kept per provider. ``result_origins``: further origins whose result
-    links are trusted. ``ca_file``: certificates to verify by, instead of the usual bundle.
+    links are trusted. ``ca_file``: certificates to verify by, instead of the usual bundle. ``redact``: the key is taken
+    out of every answer where it arrives, because it is a caller's.
     """
 
     pool_size: int = 200
     result_origins: frozenset[Origin] = frozenset()
     ca_file: str | None = None
+    redact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class UpstreamSession:
         self._secrets = tuple(
             value.rpartition(" ")[2] for name, value in headers.items() if _SECRET_HEADER.search(name.lower())
         )
+        self._unwanted = [each.encode() for each in self._secrets if each] if outgoing.redact else []
         self._connect_s = connect_s
         self._may_reach = may_reach or _anywhere
         self._transport = connections.Transport(pool_size=outgoing.pool_size, fresh=fresh, ca_file=outgoing.ca_file)
@@ -141,12 +144,18 @@ class UpstreamSession:
         answers.asked(self._secrets)
         streamed = self.stream(request, total_s=total_s, max_bytes=max_bytes)
         try:
-            body = b"".join(streamed)
+            body = self._redacted(b"".join(streamed))
             answers.answered(streamed.status, streamed.headers, body)
             return HttpResponse(streamed.status, streamed.headers, body)
         except BaseException:
             streamed.close()  # also when a greenlet is killed: a half-read connection must not be reused
             raise
+
+    def _redacted(self, body: bytes) -> bytes:
+        for secret in self._unwanted:
+            if secret in body:
+                body = body.replace(secret, b"[redacted]")
+        return body
 
     def stream(self, request: WireRequest, *, total_s: float, max_bytes: int) -> StreamedResponse:
         """Like :meth:`send`, but return at the end of the header. The deadline covers the body too.

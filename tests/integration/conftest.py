@@ -40,6 +40,7 @@ EMPTIED = (
     "sdk_attempts",
     "transfers",
     "balances",
+    "own_keys",
     "api_keys",
     "accounts",
     "permits",

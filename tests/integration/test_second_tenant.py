@@ -5,6 +5,7 @@ Every route of the app needs a case below; a new one fails the first test until 
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -29,7 +30,7 @@ from webhooks import messages
 from webhooks.messages import Filters
 
 CANARY = "canary-9f27c1"
-ALL = ("jobs:write", "jobs:read", "usage:read", "webhooks")
+ALL = ("jobs:write", "jobs:read", "webhooks", "usage:read")
 CLIENT_TASK = "shop-order-7"
 
 # ---------------------------------------------------------------- the cases
@@ -85,6 +86,11 @@ CASES: dict[str, Case | list[Case]] = {
         ),
         OWN,
     ),
+    # One that is stored here would change the prices of what follows.
+    "GET /api/provider-keys": OWN,
+    "PUT /api/provider-keys/<provider>": Case(body={"key": "bad"}),
+    "PATCH /api/provider-keys/<provider>": Case(body={"paused": True}),
+    "DELETE /api/provider-keys/<provider>": OWN,
     # of the operator
     **{
         rule: case(200, 404, 422, refused=(403,))
@@ -106,6 +112,11 @@ CASES: dict[str, Case | list[Case]] = {
             "GET /api/admin/actions",
             "GET /api/admin/tasks",
             "GET /api/admin/tasks/<job_id>",
+            "GET /api/admin/provider-keys",
+            "POST /api/admin/provider-keys/rotate",
+            "PUT /api/admin/accounts/<account>/provider-keys/<provider>",
+            "PATCH /api/admin/accounts/<account>/provider-keys/<provider>",
+            "DELETE /api/admin/accounts/<account>/provider-keys/<provider>",
             "POST /api/admin/providers/<name>/pause",
             "POST /api/admin/providers/<name>/resume",
             "POST /api/admin/providers/<name>/credentials/<label>/pause",
@@ -266,7 +277,7 @@ class House:
         """All that the owner has, as the database knows it."""
         tables = (
             *("jobs", "uploads", "webhook_endpoints", "webhook_account_secrets", "webhook_messages", "transfers"),
-            *("balances", "idempotency_keys", "sdk_attempts", "files", "batches"),
+            *("balances", "idempotency_keys", "sdk_attempts", "files", "batches", "own_keys"),
         )
         found = {}
         with self.engine.database.autocommit() as connection:
@@ -274,6 +285,7 @@ class House:
                 query = text(f"SELECT CAST(t AS text) FROM {table} AS t WHERE CAST(t AS text) LIKE :mine ORDER BY 1")
                 found[table] = list(connection.execute(query, {"mine": f"%{self.owner.account_id}%"}).scalars())
         assert found["jobs"] and found["uploads"] and found["webhook_messages"] and found["balances"]
+        assert found["own_keys"]
         return found
 
 
@@ -326,6 +338,7 @@ def house(engine: Engine, tmp_path: Path, upstreams: dict[str, str]) -> Iterator
         DARKROOM_DB_POOL_SIZE=2,
         DARKROOM_RATE_LIMIT_ACCOUNT="100000/minute",
         DARKROOM_PUBLIC_URL="https://darkroom.example",
+        DARKROOM_OWN_KEYS_SECRET=base64.b64encode(b"s" * 32).decode(),
     )
     services = replace(build(settings, upstreams), publish=engine.sent)
     client = create_app(settings, services).test_client()
@@ -383,6 +396,7 @@ def _furnish(client: FlaskClient, engine: Engine, owner: Owner) -> None:
     with engine.database.autocommit() as connection:
         words["delivery"] = messages.every(connection, owner.account_id, Filters())[0].id
     account_secret = made("GET", "/api/webhooks/secret")["secret"]
+    words["provider_key"] = made("PUT", "/api/provider-keys/openai", json={"key": f"{CANARY}.of.openai"})["id"]
     owner.secrets += [secret, account_secret, owner.account_id, owner.key]
 
 

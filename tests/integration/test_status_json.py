@@ -28,7 +28,7 @@ def waits(task: InQueue) -> Wait | None:
     return None if task.queue_position is None else Wait(1.5, task.queue_position + 2.0)
 
 
-QUEUED = ("deadline_expired", "insufficient_credits", "model_unavailable", "provider_closed")
+QUEUED = ("deadline_expired", "insufficient_credits", "model_unavailable", "own_key_deleted", "provider_closed")
 DOWNLOAD = ("bad_result", "result_gone", "result_too_large", "result_unavailable", "result_url_refused")
 RENDERER = Renderer(Signer({"k1": b"s" * 32}), "https://images.example", waits)
 

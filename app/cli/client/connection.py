@@ -55,15 +55,20 @@ class Client:
         with self.open("POST", path, json=dict(body or {})) as response:
             return _json_object(response)
 
+    def put(self, path: str, body: Mapping[str, Any]) -> Document:
+        """Put a JSON object at a path; how it is then."""
+        with self.open("PUT", path, json=dict(body)) as response:
+            return _json_object(response)
+
     def patch(self, path: str, body: Mapping[str, Any]) -> Document:
         """Change what is at a path; how it is then."""
         with self.open("PATCH", path, json=dict(body)) as response:
             return _json_object(response)
 
-    def delete(self, path: str, params: Mapping[str, Any]) -> Document:
-        """Delete what is at ``path``."""
-        with self.open("DELETE", path, params=dict(params)) as response:
-            return _json_object(response)
+    def delete(self, path: str, params: Mapping[str, Any] | None = None) -> Document:
+        """Delete what is at a path; what comes back, which may be nothing."""
+        with self.open("DELETE", path, params=_given(params)) as response:
+            return _json_object(response) if response.content else {}
 
     def post_once(self, path: str, body: Mapping[str, Any], idempotency_key: str | None = None) -> Document:
         """Send a JSON object once: a try without an answer is repeated under the same Idempotency-Key."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
@@ -13,13 +14,15 @@ from sqlalchemy import Connection
 from accounts import accounts, keys, trail
 from accounts.accounts import Account
 from accounts.trail import Actor
-from app import abuse, administration
+from app import abuse, administration, provider_keys
 from app import admin_documents as render
 from app.cli.client.answers import Document
 from app.cli.here import settings
 from app.cli.output import CommandError, Exit
+from core.sealing import Sealer, sealer_of
 from jobs.abuse import events, rules
 from jobs.abuse.rules import Rule
+from jobs.dispatch import own_keys
 from jobs.reads import funds
 from webhooks import operator
 
@@ -111,6 +114,46 @@ class Here:
         )
         return {**render.grant(made), "balance": render.balance(funds.funds(self._connection, made.account_id))}
 
+    def provider_keys(self, account: str | None) -> list[Document]:
+        owner = accounts.find_account(self._connection, account).id if account else None
+        return [provider_keys.shown(each) for each in own_keys.keys(self._connection, owner)]
+
+    def store_provider_key(self, account: str, provider: str, body: Mapping[str, Any]) -> Document:
+        from app.cli.operator.upstreams import environment
+        from providers.catalog.live import LiveCatalog
+        from providers.configured import configured_names
+
+        if body.get("check"):
+            hint = "Give --server and --key: a server asks the provider."
+            raise CommandError(Exit.USAGE, "check_needs_server", "next to the database no provider is asked", hint=hint)
+        sealer = _sealer()
+        configured = frozenset(configured_names(environment(os.environ, settings())))
+        catalog = LiveCatalog(settings().catalog_local).current()
+        key = provider_keys.check(catalog, configured, provider, body["key"])
+        owner = accounts.find_account(self._connection, account).id
+        limits = body.get("limits") or {}
+        found, _ = provider_keys.store(self._connection, actor(), owner, provider, key, sealer=sealer, changes=limits)
+        return provider_keys.shown(found)
+
+    def change_provider_key(self, account: str, provider: str, body: Mapping[str, Any]) -> Document:
+        owner = accounts.find_account(self._connection, account).id
+        found = own_keys.find(self._connection, owner, provider)
+        if limits := body.get("limits"):
+            found = provider_keys.change_limits(self._connection, actor(), owner, provider, limits)
+        if (paused := body.get("paused")) is not None:
+            found = provider_keys.set_pause(
+                self._connection, actor(), owner, provider, paused=paused, reason=body.get("reason", "")
+            )
+        return provider_keys.shown(found)
+
+    def delete_provider_key(self, account: str, provider: str) -> None:
+        owner = accounts.find_account(self._connection, account).id
+        provider_keys.delete(self._connection, actor(), owner, provider)
+
+    def rotate_provider_keys(self) -> Document:
+        done = provider_keys.reseal(self._connection, actor(), _sealer())
+        return {"object": "provider_keys.rotation", "sealed": done.sealed, "broken": list(done.broken)}
+
     def actions(self, filters: Mapping[str, Any]) -> Document:
         given = {name: value for name, value in filters.items() if value is not None}
         limit, cursor = int(given.pop("limit", 50)), given.pop("cursor", None)
@@ -167,6 +210,14 @@ def _rules() -> Mapping[str, Rule]:
         return rules.load(settings().abuse_rules)
     except rules.RulesError as error:
         raise CommandError(Exit.USAGE, "bad_settings", f"DARKROOM_ABUSE_RULES: {error}") from error
+
+
+def _sealer() -> Sealer:
+    """What seals own keys, of this machine's settings. Raises CommandError, ProviderKeysOffError."""
+    try:
+        return provider_keys.needed(sealer_of(settings().own_keys_secret, "DARKROOM_OWN_KEYS_SECRET"))
+    except ValueError as error:
+        raise CommandError(Exit.USAGE, "bad_settings", str(error)) from None
 
 
 def _limits(body: Mapping[str, Any]) -> dict[str, int | None]:

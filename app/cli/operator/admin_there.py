@@ -55,6 +55,22 @@ class There:
     def grant(self, body: Mapping[str, Any], idempotency_key: str | None) -> Document:
         return self._client.post_once(f"{_BASE}/grants", body, idempotency_key)
 
+    def provider_keys(self, account: str | None) -> list[Document]:
+        found: list[Document] = self._client.get(f"{_BASE}/provider-keys", {"account": account})["data"]
+        return found
+
+    def store_provider_key(self, account: str, provider: str, body: Mapping[str, Any]) -> Document:
+        return self._client.put(_provider_key(account, provider), body)
+
+    def change_provider_key(self, account: str, provider: str, body: Mapping[str, Any]) -> Document:
+        return self._client.patch(_provider_key(account, provider), body)
+
+    def delete_provider_key(self, account: str, provider: str) -> None:
+        self._client.delete(_provider_key(account, provider))
+
+    def rotate_provider_keys(self) -> Document:
+        return self._client.post(f"{_BASE}/provider-keys/rotate")
+
     def actions(self, filters: Mapping[str, Any]) -> Document:
         return self._client.get(f"{_BASE}/actions", filters)
 
@@ -85,3 +101,7 @@ class There:
             found += page.items
             if (cursor := page.next_cursor) is None:
                 return found
+
+
+def _provider_key(account: str, provider: str) -> str:
+    return f"{_BASE}/accounts/{quote(account, safe='')}/provider-keys/{quote(provider, safe='')}"
