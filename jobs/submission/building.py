@@ -11,12 +11,14 @@ from core.settings import Settings, SettingsError
 from jobs.reads import tasks
 from jobs.reads.tasks import Image
 from jobs.reads.uploads import Upload, use_upload
+from jobs.submission.admission import Admission, Installation
 from jobs.submission.fallbacks import chains_of
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
 from jobs.submission.remote_images import RemoteImages, fetch_image
 from jobs.submission.service import SubmissionService
 from providers.catalog.catalog import Catalog, CatalogSource, UnknownModelError
+from quota.prices import MICROCREDITS_PER_CREDIT
 from storage.base import Store
 from storage.media import Media
 
@@ -70,7 +72,18 @@ def submission_of(
         publish_window=settings.publish_window,
         short_life_s=settings.short_life_s,
         receivers=receivers,
+        admission=Admission(
+            Installation(
+                in_flight=settings.max_in_flight,
+                images_per_minute=settings.images_per_minute,
+                day_microcredits=_microcredits(settings.budget_day_credits),
+            )
+        ),
     )
+
+
+def _microcredits(given: int | None) -> int | None:
+    return None if given is None else given * MICROCREDITS_PER_CREDIT
 
 
 def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:

@@ -21,14 +21,17 @@ from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, Submitted
 from jobs.reads import tasks
 from jobs.states import Priority
-from jobs.submission import batch_lines, idempotency, sdk_attempts, spending
+from jobs.submission import batch_lines, idempotency, sdk_attempts
+from jobs.submission.admission import Admission
 from jobs.submission.batch_lines import BatchLine
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.idempotency import IdempotencyKey
+from jobs.submission.load import LoadLimitError
 from jobs.submission.order import JobWebhook, Order
 from jobs.submission.quoting import Allowed, Quote, Quoting
 from jobs.submission.references import References
 from jobs.submission.sdk_attempts import SdkAttempt
+from jobs.submission.spending import SpendingLimitError
 from providers.catalog.catalog import Model
 from providers.orders import aliases
 from providers.orders.costs import expected_cost_microusd
@@ -47,7 +50,7 @@ class SubmissionService:
 
     ``publish_window``: how many jobs of an account may be published at a provider, per unit of its weight.
     ``short_life_s``: how long the images of an order with ``store: false`` are kept after its end. ``receivers``: where
-    callbacks may go.
+    callbacks may go. ``admission``: the limits that orders have to keep.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class SubmissionService:
         publish_window: int,
         short_life_s: int = 600,
         receivers: Policy | None = None,
+        admission: Admission = Admission(),
     ) -> None:
         self.quoting = quoting
         self._database = database
@@ -68,6 +72,7 @@ class SubmissionService:
         self._publish_window = publish_window
         self._short_life_s = short_life_s
         self._receivers = receivers or webhook_policy()
+        self._admission = admission
 
     def submit(
         self,
@@ -82,11 +87,15 @@ class SubmissionService:
         ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
         once and its images are read once; nothing is fetched for an order that cannot run.
         Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
-        SpendingLimitError, IdempotencyMismatchError, idempotency.TakenError for a line of a batch that takes no more,
+        SpendingLimitError, LoadLimitError, IdempotencyMismatchError, idempotency.TakenError for a line of a batch that takes no more,
         DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """
         with tracing.span("jobs.submit") as span:
-            submitted = self._submit(caller, order, key=key, request_id=request_id, traceparent=span.traceparent)
+            try:
+                submitted = self._submit(caller, order, key=key, request_id=request_id, traceparent=span.traceparent)
+            except (SpendingLimitError, LoadLimitError) as error:
+                counts.LIMITED.of(error.limit).inc()
+                raise
             span.set(_told_of(submitted))
             return submitted
 
@@ -112,16 +121,16 @@ class SubmissionService:
         quote = self.quoting.with_inputs(quote, _sizes_px(kept))
         job = self._new_job(caller, job_id, quote, order, kept=kept, request_id=request_id, traceparent=traceparent)
         try:
-            if key is None and not job.low_priority and not caller.spends_by_limits:
+            if key is None and not job.low_priority and not self._admission.concerns(caller):
                 # A single statement, which needs no BEGIN and COMMIT around it.
                 with self._database.hot() as hot:
                     submitted = lifecycle.submit(hot, job, window=self._publish_window)
             else:
                 with self._database.transaction() as connection:
                     _claim(connection, caller, key, job_id)
-                    if caller.spends_by_limits:
-                        spending.admit(connection, caller, job.quoted_microcredits)
+                    standings = self._admission.admit(connection, caller, job.quoted_microcredits, job.n)
                     submitted = lifecycle.submit(connection, job, window=self._publish_window)
+                    submitted = replace(submitted, standings=standings)
                     failpoints.hit("submit.uncommitted")
         except DatabaseAwayError:
             # The COMMIT may have happened although its answer was lost. While that is unknown, the images stay.
@@ -183,8 +192,7 @@ class SubmissionService:
     def _check_balance(self, caller: Caller, quote: Quote) -> None:
         with self._database.autocommit() as connection:
             spendable = ledger.balance(connection, caller.account_id).spendable_microcredits
-            if caller.spends_by_limits:
-                spending.admit(connection, caller, quote.total_microcredits)
+            self._admission.look_ahead(connection, caller, quote.total_microcredits, quote.checked.n)
         if spendable < quote.total_microcredits:
             raise InsufficientCreditsError(
                 price_microcredits=quote.total_microcredits, spendable_microcredits=spendable

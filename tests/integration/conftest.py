@@ -24,6 +24,7 @@ from storage.media import Media
 EMPTIED = (
     "admin_actions",
     "spending_memos",
+    "image_buckets",
     "webhook_messages",
     "webhook_endpoints",
     "webhook_account_secrets",

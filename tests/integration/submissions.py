@@ -10,6 +10,7 @@ from core.outbound.untrusted import Policy
 from core.outbound.urls import UnsafeUrlError
 from jobs.reads import tasks
 from jobs.reads.tasks import Image
+from jobs.submission.admission import Admission, Installation
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
 from jobs.submission.remote_images import RemoteImages
@@ -32,6 +33,7 @@ def make_submission(
     minimum_unit_price_microcredits: int = 100_000,
     publish_window: int = 32,
     receivers: Policy | None = None,
+    installation: Installation = Installation(),
 ) -> SubmissionService:
     def find_image(account_id: str, job_id: str, index: int) -> Image:
         with database.autocommit() as connection:
@@ -49,5 +51,11 @@ def make_submission(
     )
     references = References(store, media, RemoteImages(fetch), find_image=find_image, max_bytes=MAX_IMAGE_BYTES)
     return SubmissionService(
-        database, quoting, references, default_deadline_s=3600, publish_window=publish_window, receivers=receivers
+        database,
+        quoting,
+        references,
+        default_deadline_s=3600,
+        publish_window=publish_window,
+        receivers=receivers,
+        admission=Admission(installation),
     )
