@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sqlalchemy import Connection
+
 from core.db import Hot, Statement
 
 
@@ -50,9 +52,9 @@ def lock(hot: Hot, account_id: str, key_id: str) -> Sequence[OrderLimits]:
     return _found(hot, LOCK_ACCOUNT, LOCK_KEY, account_id, key_id)
 
 
-def read(hot: Hot, account_id: str, key_id: str) -> Sequence[OrderLimits]:
-    """The same without a lock, for a look ahead and for whoever asks."""
-    return _found(hot, READ_ACCOUNT, READ_KEY, account_id, key_id)
+def read(connection: Hot | Connection, account_id: str, key_id: str) -> Sequence[OrderLimits]:
+    """The same without a lock, for a look ahead, and for those who ask what holds for them."""
+    return _found(Hot.of(connection), READ_ACCOUNT, READ_KEY, account_id, key_id)
 
 
 def _found(hot: Hot, of_account: Statement, of_key: Statement, account_id: str, key_id: str) -> Sequence[OrderLimits]:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from flask import Response
 
 from accounts.keys import Caller
+from app.http import limit_headers
 from app.http.held import on_end
 from app.services import Services
 from core.errors import DatabaseAwayError, UnavailableError
@@ -30,6 +31,7 @@ def accept(
 ) -> Submitted:
     """Accept an order and publish it. Raises what SubmissionService.submit raises; nothing is kept when it raises."""
     submitted = service.submission.submit(caller, order, key=key, request_id=request_id)
+    limit_headers.note(submitted.standings)
     if not service.publish(submitted.nudges):
         # Marked unpublished, the next sweep sends it; else it would count as sent until it is overdue.
         with suppress(DatabaseAwayError):

@@ -7,7 +7,7 @@ from core.metrics.families import LONG, Counter, Histogram
 SUBMITTED = Counter("darkroom_jobs_submitted_total", "Jobs accepted.", ("provider", "operation"))
 LIMITED = Counter(
     "darkroom_limit_refusals_total",
-    "Refusals by limits of callers and of the installation, by which; a line of a batch counts whenever it has to wait.",
+    "Refusals by limits of callers and of the installation, by which; a line of a batch counts whenever it waits.",
     ("limit",),
 )
 ENDED = Counter(

@@ -113,21 +113,13 @@ class Feeder:
         if batch.next_line < batch.total:
             if room <= 0:
                 return QUIET_S
-            try:
-                self._feed(batch, caller, room)
-            except LoadLimitError as error:
-                return _until_room(error)
-            return BUSY_S
+            return self._feed_what_may(batch, caller, room, BUSY_S)
         return QUIET_S if live else self._finish(batch, "completed")
 
     def submit_now(self, batch: Batch) -> None:
         """Submit every line of a batch at once, for a caller who waits, as far as its limits let. Raises
         UnavailableError, StorageUnavailableError: the workers go on then."""
-        caller, after_s = self._caller(batch), 0.0
-        try:
-            self._feed(batch, caller, batch.total - batch.next_line)
-        except LoadLimitError as error:
-            after_s = _until_room(error)
+        after_s = self._feed_what_may(batch, self._caller(batch), batch.total - batch.next_line, 0.0)
         with self.database.autocommit() as connection:
             moves.look_again(connection, batch.id, after_s)
 
@@ -160,6 +152,15 @@ class Feeder:
             return caller_of(connection, batch.account_id, batch.key_id)
 
     # ------------------------------------------------------------ lines
+
+    def _feed_what_may(self, batch: Batch, caller: Caller, most: int, else_s: float) -> float:
+        """Submit lines until one has to wait; in how many seconds to look again. Raises UnavailableError,
+        StorageUnavailableError."""
+        try:
+            self._feed(batch, caller, most)
+        except LoadLimitError as error:
+            return _until_room(error)
+        return else_s
 
     def _feed(self, batch: Batch, caller: Caller, most: int) -> None:
         """Submit at most ``most`` lines, in pages. Raises LoadLimitError where a line has to wait, UnavailableError,

@@ -63,7 +63,7 @@ class SubmissionService:
         publish_window: int,
         short_life_s: int = 600,
         receivers: Policy | None = None,
-        admission: Admission = Admission(),
+        admission: Admission | None = None,
     ) -> None:
         self.quoting = quoting
         self._database = database
@@ -72,7 +72,7 @@ class SubmissionService:
         self._publish_window = publish_window
         self._short_life_s = short_life_s
         self._receivers = receivers or webhook_policy()
-        self._admission = admission
+        self.admission = admission or Admission()
 
     def submit(
         self,
@@ -87,8 +87,8 @@ class SubmissionService:
         ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
         once and its images are read once; nothing is fetched for an order that cannot run.
         Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
-        SpendingLimitError, LoadLimitError, IdempotencyMismatchError, idempotency.TakenError for a line of a batch that takes no more,
-        DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
+        SpendingLimitError, LoadLimitError, IdempotencyMismatchError, idempotency.TakenError for a line of a batch that
+        takes no more, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """
         with tracing.span("jobs.submit") as span:
             try:
@@ -121,14 +121,14 @@ class SubmissionService:
         quote = self.quoting.with_inputs(quote, _sizes_px(kept))
         job = self._new_job(caller, job_id, quote, order, kept=kept, request_id=request_id, traceparent=traceparent)
         try:
-            if key is None and not job.low_priority and not self._admission.concerns(caller):
+            if key is None and not job.low_priority and not self.admission.concerns(caller):
                 # A single statement, which needs no BEGIN and COMMIT around it.
                 with self._database.hot() as hot:
                     submitted = lifecycle.submit(hot, job, window=self._publish_window)
             else:
                 with self._database.transaction() as connection:
                     _claim(connection, caller, key, job_id)
-                    standings = self._admission.admit(connection, caller, job.quoted_microcredits, job.n)
+                    standings = self.admission.admit(connection, caller, job.quoted_microcredits, job.n)
                     submitted = lifecycle.submit(connection, job, window=self._publish_window)
                     submitted = replace(submitted, standings=standings)
                     failpoints.hit("submit.uncommitted")
@@ -192,7 +192,7 @@ class SubmissionService:
     def _check_balance(self, caller: Caller, quote: Quote) -> None:
         with self._database.autocommit() as connection:
             spendable = ledger.balance(connection, caller.account_id).spendable_microcredits
-            self._admission.look_ahead(connection, caller, quote.total_microcredits, quote.checked.n)
+            self.admission.look_ahead(connection, caller, quote.total_microcredits, quote.checked.n)
         if spendable < quote.total_microcredits:
             raise InsufficientCreditsError(
                 price_microcredits=quote.total_microcredits, spendable_microcredits=spendable

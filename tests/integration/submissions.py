@@ -33,7 +33,7 @@ def make_submission(
     minimum_unit_price_microcredits: int = 100_000,
     publish_window: int = 32,
     receivers: Policy | None = None,
-    installation: Installation = Installation(),
+    installation: Installation | None = None,
 ) -> SubmissionService:
     def find_image(account_id: str, job_id: str, index: int) -> Image:
         with database.autocommit() as connection:
@@ -57,5 +57,5 @@ def make_submission(
         default_deadline_s=3600,
         publish_window=publish_window,
         receivers=receivers,
-        admission=Admission(installation),
+        admission=Admission(installation or Installation()),
     )

@@ -93,13 +93,14 @@ def test_an_account_is_made_read_changed_and_listed(office: Office) -> None:
     made = office.made("accounts", name=" studio ", weight=3, external_id="u-1", limits={"day_microcredits": 7})
     AccountOut.model_validate_json(office.call("GET", f"/api/admin/accounts/{made['id']}").data)
     assert (made["name"], made["weight"], made["external_id"]) == ("studio", 3, "u-1")
-    assert made["limits"] == {"day_microcredits": 7, "month_microcredits": None}
+    none = dict.fromkeys(("month_microcredits", "requests_per_minute", "in_flight", "images_per_minute"))
+    assert made["limits"] == {**none, "day_microcredits": 7}
     path = f"/api/admin/accounts/{made['id']}"
     changed = office.call(
         "PATCH", path, json={"name": "atelier", "external_id": None, "limits": {"month_microcredits": 9}}
     )
     assert (changed.json["name"], changed.json["weight"], changed.json["external_id"]) == ("atelier", 3, None)
-    assert changed.json["limits"] == {"day_microcredits": 7, "month_microcredits": 9}
+    assert changed.json["limits"] == {**none, "day_microcredits": 7, "month_microcredits": 9}
     assert office.call("GET", "/api/admin/accounts/atelier").json == changed.json
     pages, cursor = [], None
     while True:

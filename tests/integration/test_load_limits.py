@@ -35,7 +35,7 @@ def limited(engine: Engine, account: Caller) -> Callable[..., Caller]:
     def made(whose: str, **limits: Any) -> Caller:
         if whose == "installation":
             limits = {{"max_in_flight": "in_flight"}.get(name, name): value for name, value in limits.items()}
-            engine.submission._admission = Admission(Installation(**limits))
+            engine.submission.admission = Admission(Installation(**limits))
         with engine.database.transaction() as connection:
             if whose == "account":
                 change_account(connection, account.account_id, limits)
