@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from flask.testing import FlaskClient
-from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine
+from job_engine import ASYNC_MODEL, ASYNC_PRICE, CREDIT, SYNC_MODEL, Engine
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
@@ -27,6 +27,7 @@ from app.shapes.schemas.accounts import AccountOut, ActionList, GrantMade, KeyLi
 from core.settings import Settings
 from jobs.maintenance import audit
 from jobs.maintenance.retention import Retention
+from quota import ledger
 
 ORDER = {"prompt": "a hat", "model": ASYNC_MODEL, "size": "64x64"}
 
@@ -133,8 +134,8 @@ def test_administrators_do_not_lock_themselves_out(office: Office) -> None:
 
 BAD: tuple[tuple[str, str, dict[str, Any], int, set[str]], ...] = (
     (
-        *("POST", "accounts", {"name": " ", "weight": 0, "limits": {"day_microcredits": -1}}),
-        *(422, {"name", "weight", "limits.day_microcredits"}),
+        *("POST", "accounts", {"name": " ", "weight": 0, "limits": {"day_microcredits": -1, "in_flight": 0}}),
+        *(422, {"name", "weight", "limits.day_microcredits", "limits.in_flight"}),
     ),
     ("POST", "accounts", {"name": "x" * 101, "colour": 1}, 422, {"name", "colour"}),
     ("PATCH", "accounts/nobody", {"weight": 2}, 404, set()),
@@ -236,6 +237,47 @@ def test_a_changed_key_has_what_it_may_do_within_the_caches_time(office: Office)
     office.pass_cache()
     assert office.order(made["token"]).status_code == 202
     assert office.call("GET", "/api/quota", token=made["token"]).status_code == 403
+
+
+# ---------------------------------------------------------------- limits of load
+
+
+def test_limits_of_load_are_set_shown_told_and_kept(office: Office) -> None:
+    account_id = office.made("accounts", name="studio", limits={"requests_per_minute": 40})["id"]
+    with office.engine.database.transaction() as connection:
+        ledger.grant(connection, account_id, 100 * CREDIT)
+    made = office.made("keys", account="studio", limits={"in_flight": 1, "images_per_minute": 3})
+    assert made["limits"]["in_flight"] == 1
+    token = made["token"]
+    assert [
+        (each["name"], each["unit"], each["limit"])
+        for each in office.call("GET", "/api/quota", token=token).json["limits"]
+    ] == [
+        *(("account", "requests", 40), ("enhance", "requests", 20)),
+        *(("key-in-flight", "concurrent-requests", 1), ("key-images", "images", 3)),
+    ]
+    accepted = office.order(token, n=2)
+    assert accepted.status_code == 202, accepted.text
+    assert accepted.headers["RateLimit-Policy"].split(", ") == [
+        *('"account";q=40;w=60;qu="requests"', '"key-in-flight";q=1;qu="concurrent-requests"'),
+        '"key-images";q=3;w=60;qu="images"',
+    ]
+    assert accepted.headers["RateLimit"] == '"key-in-flight";r=0;t=5'
+    refused = office.order(token)
+    assert (refused.status_code, refused.json["violated-policies"]) == (429, ["key-in-flight"])
+    body = {"limits": {"in_flight": None, "images_per_minute": 2}}
+    assert office.call("PATCH", f"/api/admin/keys/{made['id']}", json=body).json["limits"]["in_flight"] is None
+    office.pass_cache()
+    refused = office.order(token, n=2)
+    assert (refused.status_code, refused.json["violated-policies"]) == (429, ["key-images"])
+    change = next(each for each in office.actions() if each["action"] == "key.change")
+    assert change["before"] == {"max_in_flight": 1, "images_per_minute": 3}
+    assert change["after"] == {"max_in_flight": None, "images_per_minute": 2}
+    office.call("PATCH", "/api/admin/accounts/studio", json={"limits": {"images_per_minute": 1}})
+    office.pass_cache()
+    impossible = office.order(token, n=2)
+    assert (impossible.status_code, [each["field"] for each in impossible.json["errors"]]) == (422, ["n"])
+    assert office.engine.one("SELECT count(*) FROM jobs") == 1
 
 
 # ---------------------------------------------------------------- refused orders, as every client is told
@@ -404,8 +446,11 @@ def run(*arguments: str) -> dict[str, Any]:
 
 
 VERBS: tuple[tuple[str, ...], ...] = (
-    ("account", "create", "{name}", "--weight", "2", "--day-limit", "5.5"),
-    ("account", "change", "{name}", "--weight", "3", "--day-limit", "none", "--month-limit", "0"),
+    ("account", "create", "{name}", "--weight", "2", "--day-limit", "5.5", "--in-flight-limit", "3"),
+    (
+        *("account", "change", "{name}", "--weight", "3", "--day-limit", "none", "--month-limit", "0"),
+        *("--in-flight-limit", "none", "--requests-limit", "50", "--images-limit", "7"),
+    ),
     ("account", "change", "{name}", "--month-limit", "none", "--disable"),
     ("account", "change", "{name}", "--enable"),
     ("account", "link", "{name}", "sub-{name}"),
@@ -416,8 +461,24 @@ VERBS: tuple[tuple[str, ...], ...] = (
     (
         *("key", "create", "{name}", "--name", "shop", "--scope", "usage:read", "--expires-in", "30d"),
         *("--model", ASYNC_MODEL, "--provider", "chatgpt2api", "--month-limit", "9"),
+        *("--requests-limit", "20", "--in-flight-limit", "2"),
     ),
-    ("key", "change", "{key}", "--name", "till", "--all-models", "--provider", "openai", "--expires-in", "1d"),
+    (
+        "key",
+        "change",
+        "{key}",
+        "--images-limit",
+        "4",
+        "--requests-limit",
+        "none",
+        "--name",
+        "till",
+        "--all-models",
+        "--provider",
+        "openai",
+        "--expires-in",
+        "1d",
+    ),
     ("key", "rotate", "{key}", "--overlap", "1h"),
     ("key", "rotate", "{key}", "--at-once"),
     ("key", "revoke", "{key}"),
