@@ -14,6 +14,7 @@ from jobs.submission.spending import JOBS_READ, MEMO, SpendingLimitError
 
 INSTALLATION = "installation"
 
+# Every balance is read, because an index of what is reserved would cost each submit of those who have no budget.
 # One statement, so that a job that ends meanwhile is in one of the sums and in no more. Captures of the last minute
 # may still be uncommitted, and a memo must stay true: it ends before them.
 SPENT = Statement("""
@@ -33,6 +34,7 @@ SELECT :id, CAST(:edge AS timestamptz), coalesce(sum(t.amount), 0)
 FROM transfers AS t
 WHERE t.kind = 'capture' AND t.created_at >= date_trunc('day', CAST(:edge AS timestamptz), 'UTC')
     AND t.created_at > CAST(:upto AS timestamptz) AND t.created_at <= CAST(:edge AS timestamptz)
+HAVING CAST(:edge AS timestamptz) > CAST(:upto AS timestamptz)
 ON CONFLICT (id) DO UPDATE SET upto = excluded.upto, in_day = excluded.in_day, in_month = 0
 """)
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -56,7 +58,7 @@ def check(hot: Hot, limit_microcredits: int, price_microcredits: int) -> None:
     upto, in_day = (row.upto, row.in_day) if row else (_NEVER, 0)
     found = hot.one_or_none(SPENT, {"upto": upto})
     charged = int(found.amount) + (in_day if upto >= found.day else 0)
-    if found.transfers > JOBS_READ and found.edge > upto:
+    if found.transfers > JOBS_READ:
         hot.run(MOVE_MEMO, {"id": INSTALLATION, "upto": upto, "edge": found.edge, "in_day": in_day})
     if charged + int(found.live) + price_microcredits > limit_microcredits:
         raise BudgetSpentError(found.day + timedelta(days=1))

@@ -66,35 +66,32 @@ class LoadLimitError(ServiceError):
         self.limit = standing.policy
 
 
-# Each of the three reads rows that have not ended, by indexes that hold no others, up to the limit.
+# Rows that have not ended are counted, by indexes that hold no others, up to the limit. In this order, and of an account
+# that is a range to the planner, no other index can give them, whatever the table was like when it planned.
+def _of_account(more: str) -> str:
+    return f"""
+SELECT count(*) FROM (
+    (SELECT 1 FROM jobs WHERE account_id >= :account_id AND account_id <= :account_id AND status = 'queued'{more}
+        ORDER BY account_id, id LIMIT CAST(:most AS int))
+    UNION ALL
+    (SELECT 1 FROM jobs WHERE account_id >= :account_id AND account_id <= :account_id
+        AND status IN ('running', 'waiting'){more} ORDER BY account_id, id LIMIT CAST(:most AS int))
+    LIMIT CAST(:most AS int)
+) AS live
+"""
+
+
 _IN_FLIGHT = {
-    "account": Statement("""
-SELECT count(*) FROM (
-    (SELECT 1 FROM jobs WHERE account_id = :account_id AND status = 'queued' LIMIT CAST(:most AS int))
-    UNION ALL
-    (SELECT 1 FROM jobs WHERE account_id = :account_id AND status IN ('running', 'waiting')
-        LIMIT CAST(:most AS int))
-    LIMIT CAST(:most AS int)
-) AS live
-"""),
+    "account": Statement(_of_account("")),
     # The expression keeps the planner from the index of all the jobs that the key has ever ordered.
-    "key": Statement("""
-SELECT count(*) FROM (
-    (SELECT 1 FROM jobs WHERE account_id = :account_id AND status = 'queued' AND coalesce(key_id, '') = :id
-        LIMIT CAST(:most AS int))
-    UNION ALL
-    (SELECT 1 FROM jobs WHERE account_id = :account_id AND status IN ('running', 'waiting')
-        AND coalesce(key_id, '') = :id LIMIT CAST(:most AS int))
-    LIMIT CAST(:most AS int)
-) AS live
-"""),
+    "key": Statement(_of_account(" AND coalesce(key_id, '') = :id")),
     "installation": Statement("""
 SELECT count(*) FROM (
-    (SELECT 1 FROM jobs WHERE status = 'queued' LIMIT CAST(:most AS int))
+    (SELECT 1 FROM jobs WHERE status = 'queued' ORDER BY provider, id LIMIT CAST(:most AS int))
     UNION ALL
-    (SELECT 1 FROM jobs WHERE status = 'running' LIMIT CAST(:most AS int))
+    (SELECT 1 FROM jobs WHERE status = 'running' ORDER BY owner LIMIT CAST(:most AS int))
     UNION ALL
-    (SELECT 1 FROM jobs WHERE status = 'waiting' LIMIT CAST(:most AS int))
+    (SELECT 1 FROM jobs WHERE status = 'waiting' ORDER BY provider, due_at LIMIT CAST(:most AS int))
     LIMIT CAST(:most AS int)
 ) AS live
 """),
@@ -107,7 +104,7 @@ _NOW_IN_BUCKET = """least(CAST(:most AS float), b.images
 # The row stays locked until the transaction ends: orders under one limit are admitted one after the other.
 TAKE_IMAGES = Statement(f"""
 INSERT INTO image_buckets AS b (id, images, at)
-VALUES (:id, CAST(:most AS float) - CAST(:n AS int), clock_timestamp())
+SELECT :id, CAST(:most AS float) - CAST(:n AS int), clock_timestamp() WHERE CAST(:most AS float) >= CAST(:n AS int)
 ON CONFLICT (id) DO UPDATE SET images = {_NOW_IN_BUCKET} - CAST(:n AS int), at = clock_timestamp()
 WHERE {_NOW_IN_BUCKET} >= CAST(:n AS int)
 RETURNING images
