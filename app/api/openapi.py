@@ -92,8 +92,8 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     "Cache-Control": ("string", "Images never change under one address."),
     "Allow": ("string", "The methods this route takes."),
     "WWW-Authenticate": ("string", "How to authenticate."),
-    "RateLimit": ("string", 'What is left: `"name";r=left;t=seconds`.'),
-    "RateLimit-Policy": ("string", 'The limit: `"name";q=requests;w=seconds`.'),
+    "RateLimit": ("string", 'What is left of the limit nearest to its end: `"name";r=left;t=seconds`.'),
+    "RateLimit-Policy": ("string", 'Every limit that concerns the request: `"name";q=most;w=seconds;qu="unit"`.'),
     "Idempotency-Key": (
         "string",
         "Quoted or bare, 1 to 255 printable ASCII characters, remembered for 24 h within the account. The "
