@@ -59,11 +59,12 @@ Sign in with an API key, as `Authorization: Bearer dk_...`. Errors are `applicat
 """
 _ORDER_EXAMPLE = {"prompt": "a red fox asleep under a lemon tree", "size": "1024x1024"}
 
-# What any route behind a key may answer, any that takes a body, any that sends one, and any at all.
+# What any route behind a key may answer, any that needs none, any that takes or sends a body, and any at all.
 _GUARDED = (
     *("key_missing", "key_invalid", "scope_missing", "rate_limited"),
     *("service_unavailable", "database_unavailable"),
 )
+_OPEN = ("rate_limited",)
 _WITH_BODY = ("malformed_json", "request_timeout", "request_too_large", "unsupported_media_type")
 _SENDING = ("not_acceptable",)
 _ALWAYS = ("bad_request", "uri_too_long", "headers_too_large", "internal_error")
@@ -286,7 +287,8 @@ _FILE_FORM: Mapping[str, Any] = {
 
 
 def _responses(endpoint: Endpoint, method: str) -> dict[str, Any]:
-    found = {str(each.status): _answer(each, bodiless=method == "HEAD") for each in endpoint.answers}
+    limits = ("RateLimit", "RateLimit-Policy") if endpoint.scope is not None or not endpoint.spared else ()
+    found = {str(each.status): _answer(each, limits, bodiless=method == "HEAD") for each in endpoint.answers}
     by_status: dict[int, list[str]] = {}
     for code in _codes(endpoint):
         by_status.setdefault(CODES[code].status, []).append(code)
@@ -296,8 +298,8 @@ def _responses(endpoint: Endpoint, method: str) -> dict[str, Any]:
     return found
 
 
-def _answer(each: Answer, *, bodiless: bool) -> dict[str, Any]:
-    headers = ("X-Request-Id", *each.headers)
+def _answer(each: Answer, limits: tuple[str, ...], *, bodiless: bool) -> dict[str, Any]:
+    headers = ("X-Request-Id", *limits, *each.headers)
     found: dict[str, Any] = {"description": each.description, "headers": _header_refs(headers)}
     if bodiless or each.status == 304:
         return found
@@ -315,7 +317,8 @@ def _codes(endpoint: Endpoint) -> tuple[str, ...]:
     guarded = _GUARDED if endpoint.scope is not None else ()
     received = _WITH_BODY if endpoint.body is not None else ()
     sent = _SENDING if any(each.media_types for each in endpoint.answers) else ()
-    return tuple(dict.fromkeys((*endpoint.errors, *guarded, *received, *sent, *_ALWAYS)))
+    limited = _OPEN if endpoint.scope is None and not endpoint.spared else ()
+    return tuple(dict.fromkeys((*endpoint.errors, *guarded, *limited, *received, *sent, *_ALWAYS)))
 
 
 def _said_by(dialect: Dialect, endpoint: Endpoint, method: str, responses: Mapping[str, Any]) -> dict[str, Any]:

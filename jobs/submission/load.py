@@ -66,8 +66,8 @@ class LoadLimitError(ServiceError):
         self.limit = standing.policy
 
 
-# Rows that have not ended are counted, by indexes that hold no others, up to the limit. In this order, and of an account
-# that is a range to the planner, no other index can give them, whatever the table was like when it planned.
+# Rows that have not ended are counted, by indexes that hold no others, up to the limit. In this order, and an account
+# being a range to the planner, no other index gives them, whatever the table was like when it planned.
 def _of_account(more: str) -> str:
     return f"""
 SELECT count(*) FROM (
