@@ -7,13 +7,26 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from accounts.keys import Caller
 from app import create_app
 from app.http.cors import EXPOSED
 from jobs import counts
+from jobs.submission.admission import Installation
+from jobs.submission.building import submission_of
 from jobs.submission.load import LoadLimitError, LoadStanding
-from tests.unit.app_doubles import MINE, Edge, job_id, make_edge, settings_of
+from tests.unit.app_doubles import (
+    CATALOG,
+    MINE,
+    Edge,
+    KeptReferences,
+    OrdersDatabase,
+    job_id,
+    make_edge,
+    settings_of,
+)
+from webhooks.receivers import policy
 
 ORDER = {"prompt": "a fox"}
 FLUX = "black-forest-labs/flux-schnell"
@@ -116,6 +129,26 @@ def test_wrong_keys_are_told_how_long_to_wait() -> None:
     ask(edge, "/api/quota", Authorization="Bearer dk_wrong_key")
     refused = ask(edge, "/api/quota", Authorization="Bearer dk_wrong_key")
     assert refused.headers["RateLimit"] == f'"wrong-keys";r=0;t={refused.headers["Retry-After"]}'
+
+
+def test_the_installations_limits_are_settings() -> None:
+    given = {"MAX_IN_FLIGHT": "5", "IMAGES_PER_MINUTE": "60", "BUDGET_DAY_CREDITS": "300"}
+    assert _installation(**given) == Installation(5, 60, 300_000_000)
+    assert not _installation(**dict.fromkeys(given, " ")).limited
+    assert not _installation().limited
+    for name in given:
+        with pytest.raises(ValidationError):
+            _installation(**{name: "0"})
+
+
+def _installation(**variables: str) -> Installation:
+    settings = settings_of({f"DARKROOM_{name}": value for name, value in variables.items()})
+    service = submission_of(
+        *(settings, OrdersDatabase(), CATALOG, KeptReferences.__new__(KeptReferences)),
+        configured=(),
+        receivers=policy(),
+    )
+    return service.admission.installation
 
 
 # ---------------------------------------------------------------- load, in every dialect
