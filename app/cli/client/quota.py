@@ -40,7 +40,7 @@ def _limit_words(limit: Document) -> str:
         return f"{credits_of(amount)} credits"
     if unit == "concurrent-requests":
         return f"{amount} jobs at once"
-    return f"{amount} {unit or 'requests'} in {window_s} s"
+    return f"{amount}{' images' if unit == 'images' else ''} in {window_s} s"
 
 
 def _ledger(output: Output, client: Client, limit: int | None, cursor: str | None) -> None:
