@@ -71,6 +71,7 @@ class Buckets:
         self._clock = clock
         self._lock = threading.Lock()
         self._buckets: dict[tuple[str, str], _Bucket] = {}
+        self._dropped_at = -math.inf
         self._pid = 0  # of the process whose background thread runs
 
     def standing(self, rate: Rate, who: str) -> Standing:
@@ -108,9 +109,13 @@ class Buckets:
         """The bucket as it is now. A rate that was changed meanwhile holds from here on."""
         bucket = self._buckets.get((rate.name, who))
         if bucket is None:
-            if len(self._buckets) >= MAX_BUCKETS:
-                self._drop_idle(now)
-            bucket = self._buckets[rate.name, who] = _Bucket(rate, float(rate.amount), now)
+            bucket = _Bucket(rate, float(rate.amount), now)
+            if len(self._buckets) >= MAX_BUCKETS and now - self._dropped_at >= SYNC_S:
+                self._dropped_at = now
+                self._drop_idle(now, unsent=True)
+            # Addresses are chosen by those who call: beyond so many, no one's bucket makes room for theirs.
+            if len(self._buckets) < MAX_BUCKETS:
+                self._buckets[rate.name, who] = bucket
         bucket.tokens = min(rate.amount, bucket.tokens + (now - bucket.at) * rate.per_s)
         bucket.at, bucket.rate = now, rate
         return bucket
@@ -135,11 +140,12 @@ class Buckets:
             for (bucket, spent), total in zip(sent.values(), totals, strict=True):
                 _level(bucket, spent, int(total))
 
-    def _drop_idle(self, now: float) -> None:
-        """Drop the buckets that are in Redis, were not used for a while and would be full again."""
+    def _drop_idle(self, now: float, *, unsent: bool = False) -> None:
+        """Drop the buckets that are in Redis, were not used for a while and would be full again; ``unsent``: also those
+        that are not in Redis, as while it is away."""
         for key, bucket in list(self._buckets.items()):
             full = bucket.tokens + (now - bucket.at) * bucket.rate.per_s >= bucket.rate.amount
-            if now - bucket.at > DROP_IDLE_AFTER_S and full and not bucket.spent:
+            if now - bucket.at > DROP_IDLE_AFTER_S and full and (unsent or not bucket.spent):
                 del self._buckets[key]
 
     def _start(self) -> None:

@@ -116,6 +116,19 @@ def test_full_and_idle_buckets_are_forgotten() -> None:
     assert not buckets._buckets
 
 
+def test_addresses_without_end_take_no_ones_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.http.buckets.MAX_BUCKETS", 2)
+    clock = Clock()
+    buckets = Quiet(None, clock=clock)
+    _spend(buckets, 10, "a")
+    assert all(_spend(buckets, 1, f"address {number}") == [True] for number in range(5))
+    assert len(buckets._buckets) == 2
+    assert _spend(buckets, 1, "a") == [False]
+    clock.now_s += 3600
+    _spend(buckets, 1, "b")
+    assert ("submit", "b") in buckets._buckets  # there is room again
+
+
 def test_rates_are_read_from_settings() -> None:
     assert Rate.parse("x", "600/minute") == Rate("x", 600, 60)
     assert Rate.parse("x", "20 per 10 seconds", times=2) == Rate("x", 40, 10)
