@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from accounts.order_limits import LIMITED
 from core.db import Hot, Statement
 from core.errors import ServiceError
 from core.ids import new_id
@@ -31,8 +32,9 @@ class AccountNotFoundError(ServiceError):
 @dataclass(frozen=True, slots=True)
 class Account:
     """An account. ``weight``: its share of a provider's queue, 1 to 100. ``disabled_at``: since then its keys fail.
-    ``external_id``: under which an issuer of tokens knows it. The limits are micro-credits that its orders of a day
-    and of a month (UTC) may cost; None: only the balance limits it."""
+    ``external_id``: under which an issuer of tokens knows it. The limits are of spending, in micro-credits that its
+    orders of a day and of a month (UTC) may cost, and of load; None: only the balance, and what the installation
+    allows, limits it."""
 
     id: str
     name: str
@@ -42,10 +44,14 @@ class Account:
     external_id: str | None = None
     spend_day_limit: int | None = None
     spend_month_limit: int | None = None
+    requests_per_minute: int | None = None
+    max_in_flight: int | None = None
+    images_per_minute: int | None = None
 
 
-_COLUMNS = "id, name, weight, created_at, disabled_at, external_id, spend_day_limit, spend_month_limit"
-CHANGEABLE = ("name", "weight", "external_id", "spend_day_limit", "spend_month_limit")
+LIMITS = ("spend_day_limit", "spend_month_limit", "requests_per_minute", "max_in_flight", "images_per_minute")
+_COLUMNS = f"id, name, weight, created_at, disabled_at, external_id, {', '.join(LIMITS)}"
+CHANGEABLE = ("name", "weight", "external_id", *LIMITS)
 MAX_NAME_CHARS = 100
 
 
@@ -89,7 +95,7 @@ def change_account(
 
 _CHANGE = text(f"""
 UPDATE accounts SET name = :name, weight = :weight, external_id = :external_id,
-    spend_day_limit = :spend_day_limit, spend_month_limit = :spend_month_limit,
+    {", ".join(f"{name} = :{name}" for name in LIMITS)},
     disabled_at = CASE WHEN CAST(:disabled AS boolean) IS NULL THEN disabled_at
         WHEN CAST(:disabled AS boolean) THEN coalesce(disabled_at, clock_timestamp()) END
 WHERE id = :id RETURNING {_COLUMNS}
@@ -143,13 +149,14 @@ class ExternalAccount:
     name: str
     weight: int
     disabled: bool
-    spends_by_limits: bool = False
+    orders_by_limits: bool = False
+    requests_per_minute: int | None = None
 
 
-FIND_EXTERNAL = Statement("""
-SELECT id, name, weight, disabled_at IS NOT NULL AS disabled, external_id,
-    spend_day_limit IS NOT NULL OR spend_month_limit IS NOT NULL AS limited
-FROM accounts
+FIND_EXTERNAL = Statement(f"""
+SELECT id, name, weight, disabled_at IS NOT NULL AS disabled, external_id, requests_per_minute,
+    {LIMITED.format("a")} AS limited
+FROM accounts AS a
 WHERE external_id = ANY(CAST(:external_ids AS text[]))
 """)
 
@@ -157,7 +164,9 @@ WHERE external_id = ANY(CAST(:external_ids AS text[]))
 def find_external(hot: Hot, external_ids: Sequence[str]) -> dict[str, ExternalAccount]:
     """The accounts by the ids under which an issuer of tokens knows them."""
     return {
-        row.external_id: ExternalAccount(row.id, row.name, row.weight, row.disabled, row.limited)
+        row.external_id: ExternalAccount(
+            row.id, row.name, row.weight, row.disabled, row.limited, row.requests_per_minute
+        )
         for row in hot.all(FIND_EXTERNAL, {"external_ids": list(external_ids)})
     }
 

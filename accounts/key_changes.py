@@ -8,10 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from accounts.accounts import LIMITS
 from accounts.keys import COLUMNS, KeyInfo, NewKey, check_scopes, digest_of, key_info, token_of
 from core.errors import ServiceError
 
-CHANGEABLE = ("name", "scopes", "expires_at", "models", "providers", "spend_day_limit", "spend_month_limit")
+CHANGEABLE = ("name", "scopes", "expires_at", "models", "providers", *LIMITS)
 
 
 class KeyNotFoundError(ServiceError):
@@ -52,7 +53,7 @@ def key_page(connection: Connection, account_id: str | None, *, after_id: str | 
 
 _CHANGE = text(f"""
 UPDATE api_keys SET name = :name, scopes = :scopes, expires_at = :expires_at, models = :models, providers = :providers,
-    spend_day_limit = :spend_day_limit, spend_month_limit = :spend_month_limit
+    {", ".join(f"{name} = :{name}" for name in LIMITS)}
 WHERE id = :id RETURNING {COLUMNS}
 """)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from accounts.order_limits import LIMITED
 from core.coalescing import Coalescing
 from core.db import Database, Hot, Statement
 
@@ -35,8 +36,10 @@ class Caller:
     ``weight``: the account's share of a provider's queue, relative to other accounts. ``key_id``: of the API key,
     ``jwt`` for the bearer of a token, or ``link:<kid>`` for the holder of a signed link. ``external_ids``: the ids
     under which others know the caller (docs/decisions/0080-tokens.md). ``models`` and ``providers``: those that its
-    orders may use, by id; None: all. ``spends_by_limits``: the key or its account has a limit of a day or a month.
-    ``paused``: the key is good and may do nothing until it is let on.
+    orders may use, by id; None: all. ``orders_by_limits``: the key or its account has a limit of spending, of jobs in
+    flight or of images (accounts/order_limits.py). ``account_requests_per_minute``: in place of the installation's
+    limit; ``key_requests_per_minute``: of the key, next to it; None: none. ``paused``: the key is good and may do
+    nothing until it is let on.
     """
 
     account_id: str
@@ -47,7 +50,9 @@ class Caller:
     external_ids: frozenset[str] = frozenset()
     models: frozenset[str] | None = None
     providers: frozenset[str] | None = None
-    spends_by_limits: bool = False
+    orders_by_limits: bool = False
+    account_requests_per_minute: int | None = None
+    key_requests_per_minute: int | None = None
     paused: bool = False
 
     def may_use(self, model: str, provider: str) -> bool:
@@ -79,6 +84,9 @@ class KeyInfo:
     providers: tuple[str, ...] | None = None
     spend_day_limit: int | None = None
     spend_month_limit: int | None = None
+    requests_per_minute: int | None = None
+    max_in_flight: int | None = None
+    images_per_minute: int | None = None
     previous_until: datetime | None = None  # the secret before the latest rotation opens as well until then
     paused_at: datetime | None = None
     pause_reason: str | None = None
@@ -95,10 +103,13 @@ def create_key(
     providers: Collection[str] | None = None,
     spend_day_limit: int | None = None,
     spend_month_limit: int | None = None,
+    requests_per_minute: int | None = None,
+    max_in_flight: int | None = None,
+    images_per_minute: int | None = None,
 ) -> NewKey:
     """Create a key for an account. Raises ValueError for an unknown scope, IntegrityError for an unknown account.
 
-    ``models`` and ``providers``: by id, None for all; the limits in micro-credits, None for none.
+    ``models`` and ``providers``: by id, None for all; the limits of spending in micro-credits, None for none.
     """
     check_scopes(scopes)
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
@@ -115,6 +126,9 @@ def create_key(
             "providers": None if providers is None else sorted(providers),
             "spend_day_limit": spend_day_limit,
             "spend_month_limit": spend_month_limit,
+            "requests_per_minute": requests_per_minute,
+            "max_in_flight": max_in_flight,
+            "images_per_minute": images_per_minute,
         },
     )
     return NewKey(key_id, token_of(key_id, secret))
@@ -122,9 +136,9 @@ def create_key(
 
 _CREATE = text("""
 INSERT INTO api_keys (id, account_id, name, secret_sha256, scopes, expires_at, models, providers, spend_day_limit,
-    spend_month_limit)
+    spend_month_limit, requests_per_minute, max_in_flight, images_per_minute)
 VALUES (:id, :account_id, :name, :digest, :scopes, :expires_at, :models, :providers, :spend_day_limit,
-    :spend_month_limit)
+    :spend_month_limit, :requests_per_minute, :max_in_flight, :images_per_minute)
 """)
 
 
@@ -162,7 +176,8 @@ def list_keys(connection: Connection, account_id: str | None = None) -> list[Key
 
 COLUMNS = (
     "id, account_id, name, scopes, created_at, expires_at, revoked_at, last_used_at, models, providers,"
-    " spend_day_limit, spend_month_limit, previous_until, paused_at, pause_reason"
+    " spend_day_limit, spend_month_limit, requests_per_minute, max_in_flight, images_per_minute, previous_until,"
+    " paused_at, pause_reason"
 )
 
 
@@ -173,11 +188,12 @@ def key_info(found: Row[Any]) -> KeyInfo:
     return KeyInfo(**{**row, "scopes": tuple(row["scopes"]), **lists})
 
 
-LIVE_KEYS = Statement("""
+LIVE_KEYS = Statement(f"""
 SELECT k.id, k.secret_sha256, k.scopes, a.id AS account_id, a.name, a.weight, a.external_id, k.models, k.providers,
     k.paused_at IS NOT NULL AS paused,
     CASE WHEN k.previous_until > clock_timestamp() THEN k.previous_sha256 END AS previous_sha256,
-    coalesce(k.spend_day_limit, k.spend_month_limit, a.spend_day_limit, a.spend_month_limit) IS NOT NULL AS limited
+    {LIMITED.format("k")} OR {LIMITED.format("a")} AS limited,
+    a.requests_per_minute AS of_account, k.requests_per_minute AS of_key
 FROM api_keys AS k JOIN accounts AS a ON a.id = k.account_id
 WHERE k.id = ANY(CAST(:ids AS text[])) AND k.revoked_at IS NULL AND a.disabled_at IS NULL
     AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
@@ -224,7 +240,9 @@ def _live_keys(hot: Hot, key_ids: Sequence[str]) -> dict[str, _LiveKey]:
                 frozenset({row.external_id} if row.external_id else ()),
                 models=None if row.models is None else frozenset(row.models),
                 providers=None if row.providers is None else frozenset(row.providers),
-                spends_by_limits=row.limited,
+                orders_by_limits=row.limited,
+                account_requests_per_minute=row.of_account,
+                key_requests_per_minute=row.of_key,
                 paused=row.paused,
             ),
         )
@@ -233,10 +251,9 @@ def _live_keys(hot: Hot, key_ids: Sequence[str]) -> dict[str, _LiveKey]:
 
 
 # Of work that goes on when its key was revoked, and of tokens, which have no key here.
-ORDERED_BY = Statement("""
+ORDERED_BY = Statement(f"""
 SELECT a.name, a.weight, k.models, k.providers,
-    coalesce(k.spend_day_limit, k.spend_month_limit, a.spend_day_limit, a.spend_month_limit) IS NOT NULL AS limited,
-    k.paused_at IS NOT NULL AS paused
+    {LIMITED.format("k")} OR {LIMITED.format("a")} AS limited, k.paused_at IS NOT NULL AS paused
 FROM accounts AS a LEFT JOIN api_keys AS k ON k.account_id = a.id AND k.id = :key_id
 WHERE a.id = :account_id
 """)
@@ -254,7 +271,7 @@ def caller_of(connection: Hot | Connection, account_id: str, key_id: str) -> Cal
         row.weight,
         models=None if row.models is None else frozenset(row.models),
         providers=None if row.providers is None else frozenset(row.providers),
-        spends_by_limits=row.limited,
+        orders_by_limits=row.limited,
         paused=row.paused,
     )
 

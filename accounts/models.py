@@ -10,6 +10,7 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     SmallInteger,
     Table,
@@ -38,7 +39,14 @@ accounts = Table(
     # Micro-credits that its orders of one day, and of one month (UTC), may cost; NULL: no limit but the balance.
     Column("spend_day_limit", BigInteger),
     Column("spend_month_limit", BigInteger),
+    # Of all its keys and tokens together; NULL: the installation's limit of requests, and no limit of the others.
+    Column("requests_per_minute", Integer),
+    Column("max_in_flight", Integer),  # jobs that have been accepted and have not ended
+    Column("images_per_minute", Integer),
     CheckConstraint("spend_day_limit >= 0 AND spend_month_limit >= 0", name="limits_not_negative"),
+    CheckConstraint(
+        "requests_per_minute > 0 AND max_in_flight > 0 AND images_per_minute > 0", name="load_limits_positive"
+    ),
     CheckConstraint("weight BETWEEN 1 AND 100", name="weight_in_range"),
     CheckConstraint("length(name) BETWEEN 1 AND 100", name="name_length"),
 )
@@ -63,6 +71,10 @@ api_keys = Table(
     # As those of accounts, for the orders placed with this key.
     Column("spend_day_limit", BigInteger),
     Column("spend_month_limit", BigInteger),
+    # Next to those of its account; NULL: none of its own.
+    Column("requests_per_minute", Integer),
+    Column("max_in_flight", Integer),
+    Column("images_per_minute", Integer),
     # The digest before the latest rotation, which opens as well until then.
     Column("previous_sha256", LargeBinary),
     Column("previous_until", DateTime(timezone=True)),
@@ -70,6 +82,9 @@ api_keys = Table(
     Column("paused_at", DateTime(timezone=True)),
     Column("pause_reason", Text),
     CheckConstraint("spend_day_limit >= 0 AND spend_month_limit >= 0", name="limits_not_negative"),
+    CheckConstraint(
+        "requests_per_minute > 0 AND max_in_flight > 0 AND images_per_minute > 0", name="load_limits_positive"
+    ),
     CheckConstraint("(previous_sha256 IS NULL) = (previous_until IS NULL)", name="previous_has_end"),
     CheckConstraint("(paused_at IS NULL) = (pause_reason IS NULL)", name="pause_has_reason"),
     Index("api_keys_account", "account_id"),

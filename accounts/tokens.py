@@ -242,7 +242,8 @@ class TokenCache:
             claims.scopes,
             account.weight,
             frozenset(claims.external_ids),
-            spends_by_limits=account.spends_by_limits,
+            orders_by_limits=account.orders_by_limits,
+            account_requests_per_minute=account.requests_per_minute,
         )
 
     def _find(self, external_ids: Sequence[str]) -> Mapping[str, ExternalAccount]:

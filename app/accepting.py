@@ -8,6 +8,7 @@ from dataclasses import replace
 from flask import Response, after_this_request, request
 
 from accounts.keys import Caller
+from app.http import limit_headers
 from app.http.held import on_end
 from app.http.task_headers import CACHE, CACHE_HIT
 from app.services import Services
@@ -38,6 +39,7 @@ def accept(
     if directives := request.headers.get("Cache-Control"):
         order = replace(order, cache_control=frozenset(each.strip().lower() for each in directives.split(",")))
     submitted = service.submission.submit(caller, order, key=key, request_id=request_id)
+    limit_headers.note(submitted.standings)
     if not service.publish(submitted.nudges):
         # Marked unpublished, the next sweep sends it; else it would count as sent until it is overdue.
         with suppress(DatabaseAwayError):

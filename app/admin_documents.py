@@ -34,8 +34,18 @@ def balance(has: Funds) -> dict[str, int]:
     return {f"{name}_microcredits": getattr(has, name) for name in ("spendable", "available", "queued", "held")}
 
 
+# The limits of an account or a key, as documents name them, by their columns.
+LIMITS = {
+    "day_microcredits": "spend_day_limit",
+    "month_microcredits": "spend_month_limit",
+    "requests_per_minute": "requests_per_minute",
+    "in_flight": "max_in_flight",
+    "images_per_minute": "images_per_minute",
+}
+
+
 def _limits(row: Account | KeyInfo) -> dict[str, int | None]:
-    return {"day_microcredits": row.spend_day_limit, "month_microcredits": row.spend_month_limit}
+    return {name: getattr(row, column) for name, column in LIMITS.items()}
 
 
 def key(found: KeyInfo) -> dict[str, Any]:

@@ -224,6 +224,8 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             submit=settings.rate_limit_submit,
             enhance=settings.rate_limit_enhance,
             wrong_keys=settings.rate_limit_wrong_keys,
+            address=settings.rate_limit_address,
+            total=settings.rate_limit_global,
             client=client,
         ),
         waits=waits,

@@ -27,6 +27,8 @@ def _blank_is_unset(value: object) -> object:
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 MaybePort = Annotated[Port | None, BeforeValidator(_blank_is_unset)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+MaybeCount = Annotated[Count | None, BeforeValidator(_blank_is_unset)]
 MaybeSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
 MaybePath = Annotated[Path | None, BeforeValidator(_blank_is_unset)]
 MaybeText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
@@ -241,6 +243,12 @@ class Settings(BaseSettings):
     rate_limit_submit: str = Field(default="6000/minute", alias="DARKROOM_RATE_LIMIT_SUBMIT")
     rate_limit_enhance: str = Field(default="20/minute", alias="DARKROOM_RATE_LIMIT_ENHANCE")
     rate_limit_wrong_keys: str = Field(default="30/minute", alias="DARKROOM_RATE_LIMIT_WRONG_KEYS")
+    rate_limit_address: str = Field(default="600/minute", alias="DARKROOM_RATE_LIMIT_ADDRESS")
+    # Of the whole installation; not set: no limit
+    rate_limit_global: MaybeText = Field(default=None, alias="DARKROOM_RATE_LIMIT_GLOBAL")
+    max_in_flight: MaybeCount = Field(default=None, alias="DARKROOM_MAX_IN_FLIGHT")
+    images_per_minute: MaybeCount = Field(default=None, alias="DARKROOM_IMAGES_PER_MINUTE")
+    budget_day_credits: MaybeCount = Field(default=None, alias="DARKROOM_BUDGET_DAY_CREDITS")
     trusted_proxies: int = Field(default=0, ge=0, alias="DARKROOM_TRUSTED_PROXIES")
     # Without a trusted proxy in front; 0 is no limit
     connections_per_address: int = Field(default=500, ge=0, alias="DARKROOM_CONNECTIONS_PER_ADDRESS")

@@ -5,6 +5,11 @@ from __future__ import annotations
 from core.metrics.families import LONG, Counter, Histogram
 
 SUBMITTED = Counter("darkroom_jobs_submitted_total", "Jobs accepted.", ("provider", "operation"))
+LIMITED = Counter(
+    "darkroom_limit_refusals_total",
+    "Refusals by limits of callers and of the installation, by which; a line of a batch counts whenever it waits.",
+    ("limit",),
+)
 ENDED = Counter(
     "darkroom_jobs_ended_total",
     "Jobs that ended, by state (succeeded, failed, cancelled) and code (of the failure or the cancel, or cached).",

@@ -204,6 +204,16 @@ spending_memos = Table(
     Column("in_month", BigInteger, nullable=False),  # of its month
 )
 
+# What is left of the images of a minute (jobs/submission/load.py), where a limit of them was met.
+image_buckets = Table(
+    "image_buckets",
+    metadata,
+    Column("id", Text, primary_key=True),  # of the key or the account, or ``installation``
+    Column("images", Float, nullable=False),  # at that moment; it refills evenly
+    Column("at", TIME, nullable=False),
+    postgresql_with={"fillfactor": 50},
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

@@ -52,9 +52,10 @@ def checked(name_or_id: str) -> str:
 
 def limit_columns(limits: LimitsIn | None) -> dict[str, int | None]:
     """The limits that a body sets, by their columns."""
-    columns = {"day_microcredits": "spend_day_limit", "month_microcredits": "spend_month_limit"}
     return {
-        column: getattr(limits, name) for name, column in columns.items() if limits and name in limits.model_fields_set
+        column: getattr(limits, name)
+        for name, column in render.LIMITS.items()
+        if limits and name in limits.model_fields_set
     }
 
 

@@ -13,7 +13,7 @@ bp = Blueprint("service", __name__)
 
 
 @bp.get("/healthz")
-@describe(Endpoint("Is the process alive", "service", (Answer(200, "It is.", Health),), scope=None))
+@describe(Endpoint("Is the process alive", "service", (Answer(200, "It is.", Health),), scope=None, spared=True))
 def healthz() -> Response:
     return json_answer({"status": "ok"})
 
@@ -28,6 +28,7 @@ def healthz() -> Response:
             Answer(503, "No; the checks name what is wrong.", Ready),
         ),
         scope=None,
+        spared=True,
     )
 )
 def readyz() -> Response:

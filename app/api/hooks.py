@@ -38,6 +38,7 @@ class HookNotFoundError(ServiceError):
         "hooks",
         (Answer(204, "Heard; a look at the upstream will say what is true.", media_types=()),),
         scope=None,
+        spared=True,
         errors=("not_found", "signature_invalid", "request_too_large"),
         description="For upstreams alone, at addresses that only we make. A report is a hint and changes nothing by"
         " itself; the same one may come any number of times.",

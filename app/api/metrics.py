@@ -20,6 +20,7 @@ bp = Blueprint("metrics", __name__)
         "admin",
         (Answer(200, "Every series, in Prometheus' text format.", media_types=("text/plain",)),),
         scope="metrics",
+        spared=True,
         errors=("invalid_request",),
         query=Empty,
         description="Of all processes that share the folder of this one, and of the fleet. Takes the token of the"

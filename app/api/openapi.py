@@ -60,11 +60,12 @@ Sign in with an API key, as `Authorization: Bearer dk_...`. Errors are `applicat
 """
 _ORDER_EXAMPLE = {"prompt": "a red fox asleep under a lemon tree", "size": "1024x1024"}
 
-# What any route behind a key may answer, any that takes a body, any that sends one, and any at all.
+# What any route behind a key may answer, any that needs none, any that takes or sends a body, and any at all.
 _GUARDED = (
     *("key_missing", "key_invalid", "key_paused", "scope_missing", "rate_limited"),
     *("service_unavailable", "database_unavailable"),
 )
+_OPEN = ("rate_limited",)
 _WITH_BODY = ("malformed_json", "request_timeout", "request_too_large", "unsupported_media_type")
 _SENDING = ("not_acceptable",)
 _ALWAYS = ("bad_request", "uri_too_long", "headers_too_large", "internal_error")
@@ -98,8 +99,8 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     ),
     "Allow": ("string", "The methods this route takes."),
     "WWW-Authenticate": ("string", "How to authenticate."),
-    "RateLimit": ("string", 'What is left: `"name";r=left;t=seconds`.'),
-    "RateLimit-Policy": ("string", 'The limit: `"name";q=requests;w=seconds`.'),
+    "RateLimit": ("string", 'What is left of the limit nearest to its end: `"name";r=left;t=seconds`.'),
+    "RateLimit-Policy": ("string", 'Every limit that concerns the request: `"name";q=most;w=seconds;qu="unit"`.'),
     "Idempotency-Key": (
         "string",
         "Quoted or bare, 1 to 255 printable ASCII characters, remembered for 24 h within the account. The "
@@ -293,7 +294,8 @@ _FILE_FORM: Mapping[str, Any] = {
 
 
 def _responses(endpoint: Endpoint, method: str) -> dict[str, Any]:
-    found = {str(each.status): _answer(each, bodiless=method == "HEAD") for each in endpoint.answers}
+    limits = ("RateLimit", "RateLimit-Policy") if endpoint.scope is not None or not endpoint.spared else ()
+    found = {str(each.status): _answer(each, limits, bodiless=method == "HEAD") for each in endpoint.answers}
     by_status: dict[int, list[str]] = {}
     for code in _codes(endpoint):
         by_status.setdefault(CODES[code].status, []).append(code)
@@ -303,8 +305,8 @@ def _responses(endpoint: Endpoint, method: str) -> dict[str, Any]:
     return found
 
 
-def _answer(each: Answer, *, bodiless: bool) -> dict[str, Any]:
-    headers = ("X-Request-Id", *each.headers)
+def _answer(each: Answer, limits: tuple[str, ...], *, bodiless: bool) -> dict[str, Any]:
+    headers = ("X-Request-Id", *limits, *each.headers)
     found: dict[str, Any] = {"description": each.description, "headers": _header_refs(headers)}
     if bodiless or each.status == 304:
         return found
@@ -322,7 +324,8 @@ def _codes(endpoint: Endpoint) -> tuple[str, ...]:
     guarded = _GUARDED if endpoint.scope is not None else ()
     received = _WITH_BODY if endpoint.body is not None else ()
     sent = _SENDING if any(each.media_types for each in endpoint.answers) else ()
-    return tuple(dict.fromkeys((*endpoint.errors, *guarded, *received, *sent, *_ALWAYS)))
+    limited = _OPEN if endpoint.scope is None and not endpoint.spared else ()
+    return tuple(dict.fromkeys((*endpoint.errors, *guarded, *limited, *received, *sent, *_ALWAYS)))
 
 
 def _said_by(dialect: Dialect, endpoint: Endpoint, method: str, responses: Mapping[str, Any]) -> dict[str, Any]:

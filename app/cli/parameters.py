@@ -101,8 +101,22 @@ class Limit(Credits):
         return super().convert(value, param, ctx)
 
 
+class LimitCount(click.ParamType[Any]):
+    """A whole number above zero, or ``none`` for no limit."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == NO_LIMIT or isinstance(value, int):
+            return value
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", str(value)):
+            self.fail(f"{value!r} is no whole number from 1 to 999999999, and not {NO_LIMIT}", param, ctx)
+        return int(value)
+
+
 DURATION = Duration()
 LIMIT = Limit()
+LIMIT_COUNT = LimitCount()
 SETTING = Setting()
 LABEL = Label()
 CREDITS = Credits()

@@ -88,6 +88,7 @@ def initiate() -> Response:
         "files",
         (Answer(200, "Kept.", Put),),
         scope=None,
+        spared=True,
         errors=(
             *("invalid_request", "signature_invalid", "signature_expired", "upload_link_used", "rate_limited"),
             *IMAGE_ERRORS,

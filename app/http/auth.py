@@ -17,6 +17,7 @@ from flask.globals import request_ctx
 
 from accounts.keys import Caller
 from accounts.tokens import TokenRefusedError
+from app.http import limit_headers
 from app.http.accept import check_accept
 from app.http.dialect import NATIVE_SCHEMES, dialect_of
 from app.http.endpoint import Endpoint, Scope, about
@@ -80,7 +81,7 @@ def install(app: Flask, guard: Guard) -> None:
         # Added, not set: nothing else sets them, and setting searches all the others.
         response.headers.add("X-Request-Id", g.get("request_id") or new_id("req"))
         response.headers.add("X-Content-Type-Options", "nosniff")
-        guard.limits.mark(response)
+        limit_headers.mark(response)
         if (dialect := dialect_of(request_ctx.request.path)) and dialect.finish:
             dialect.finish(response)
         return response
@@ -110,16 +111,26 @@ def admit(guard: Guard, request: Request) -> None:
     view = current_app.view_functions.get(request.endpoint or "")
     endpoint = about(view)
     if endpoint is None:
+        guard.limits.charge_address(request.remote_addr or "")
         return  # no such route (404 or 405 follows), or our own static files
     if endpoint.scope is None:
+        if not endpoint.spared:
+            guard.limits.charge_address(request.remote_addr or "")
         check_accept(endpoint, request)
         return
-    caller = identify(guard, endpoint, request)
+    try:
+        caller = identify(guard, endpoint, request)
+    except _NOT_SIGNED_IN:
+        guard.limits.charge_address(request.remote_addr or "")
+        raise
     g.caller = caller
     guard.tallies.request(caller.key_id)
     _check_scope(caller, endpoint.scope)
-    guard.limits.charge(endpoint.pace, caller)
+    guard.limits.charge(endpoint.pace, caller, spared=endpoint.spared)
     check_accept(endpoint, request)
+
+
+_NOT_SIGNED_IN = (KeyMissingError, KeyInvalidError, TokenRefusedError, SignatureInvalidError, SignatureExpiredError)
 
 
 def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:

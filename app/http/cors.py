@@ -17,7 +17,12 @@ EXPOSED = (
     *("X-Request-Id", "X-Task-Id", "X-Cost-Quoted", "X-Cost-Captured", "X-Balance-Remaining"),
     *("X-Darkroom-Cache", "X-Darkroom-Ignored-Fields", "X-Provider", "X-Attempts", "X-Fallbacks"),
     *("x-should-retry", "openai-processing-ms", "openai-version"),
-    *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
+    *(
+        f"x-ratelimit-{what}-{of}"
+        for what in ("limit", "remaining", "reset")
+        for of in ("requests", "images", "tokens")
+    ),
+    *("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
     *("x-fal-request-id", "x-fal-error-type", "x-fal-request-timeout-type"),
 )
 # Browsers ask again after at most two hours, some after ten minutes.

@@ -31,7 +31,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """``scope`` None: open to everyone. ``signed``: an expiring signature is accepted instead of a key."""
+    """``scope`` None: open to everyone. ``signed``: an expiring signature is accepted instead of a key. ``spared``: not
+    counted against its address or the installation, because it is a probe, or shows its right in another way."""
 
     summary: str
     tag: str
@@ -39,6 +40,7 @@ class Endpoint:
     scope: Scope | None = "jobs:read"
     pace: Pace = "account"
     signed: bool = False
+    spared: bool = False
     errors: tuple[str, ...] = ()
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None

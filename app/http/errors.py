@@ -89,7 +89,7 @@ CODES: Mapping[str, Kind] = {
     ),
     # The order
     "insufficient_credits": Kind(402, "Not enough credits", "The price exceeds what is free to spend."),
-    "spending_limit": Kind(402, "Spending limit", "The price exceeds what the key or account may spend by then."),
+    "spending_limit": Kind(402, "Spending limit", "The price exceeds what may be spent by then."),
     "invalid_order": Kind(422, "Order not valid", "errors names every bad field at once."),
     "invalid_request": Kind(422, "Request not valid", "errors names every bad field or parameter at once."),
     "unknown_model": Kind(422, "Unknown model", "No model of this name; see /api/models."),

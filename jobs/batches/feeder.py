@@ -32,6 +32,7 @@ from jobs.reads.files import lines_from
 from jobs.states import Nudge, Signal
 from jobs.submission.batch_lines import BatchLine
 from jobs.submission.idempotency import TakenError
+from jobs.submission.load import LoadLimitError
 from jobs.submission.service import SubmissionService
 from storage.base import MediaError, StorageUnavailableError
 
@@ -114,17 +115,15 @@ class Feeder:
         if batch.next_line < batch.total:
             if room <= 0 or caller.paused:
                 return QUIET_S
-            self._feed(batch, caller, room)
-            return BUSY_S
+            return self._feed_what_may(batch, caller, room, BUSY_S)
         return QUIET_S if live else self._finish(batch, "completed")
 
     def submit_now(self, batch: Batch) -> None:
-        """Submit every line of a batch at once, for a caller who waits. Raises UnavailableError,
-        StorageUnavailableError: the workers go on then."""
-        caller = self._caller(batch)
-        self._feed(batch, caller, batch.total - batch.next_line)
+        """Submit every line of a batch at once, for a caller who waits, as far as its limits let. Raises
+        UnavailableError, StorageUnavailableError: the workers go on then."""
+        after_s = self._feed_what_may(batch, self._caller(batch), batch.total - batch.next_line, 0.0)
         with self.database.autocommit() as connection:
-            moves.look_again(connection, batch.id, 0.0)
+            moves.look_again(connection, batch.id, after_s)
 
     # ------------------------------------------------------------ before
 
@@ -156,8 +155,18 @@ class Feeder:
 
     # ------------------------------------------------------------ lines
 
+    def _feed_what_may(self, batch: Batch, caller: Caller, most: int, else_s: float) -> float:
+        """Submit lines until one has to wait; in how many seconds to look again. Raises UnavailableError,
+        StorageUnavailableError."""
+        try:
+            self._feed(batch, caller, most)
+        except LoadLimitError as error:
+            return _until_room(error)
+        return else_s
+
     def _feed(self, batch: Batch, caller: Caller, most: int) -> None:
-        """Submit at most ``most`` lines, in pages. Raises UnavailableError, StorageUnavailableError."""
+        """Submit at most ``most`` lines, in pages. Raises LoadLimitError where a line has to wait, UnavailableError,
+        StorageUnavailableError."""
         lines = islice(lines_from(self.database, batch.input_file_id, batch.next_line), most)
         at = batch.next_line
         noted_at = time.monotonic()
@@ -194,7 +203,7 @@ class Feeder:
                 submitted = self.submission.submit(caller, line.order, key=key, request_id=batch.request_id)
             except TakenError:
                 return self._is_taken(batch, number)
-            except (UnavailableError, StorageUnavailableError):
+            except (LoadLimitError, UnavailableError, StorageUnavailableError):
                 raise
             except Exception as error:
                 refused = refusal_of(error)
@@ -261,6 +270,11 @@ class Feeder:
         if ended:
             log.info(f"batch_{status}", batch_id=batch.id, account_id=batch.account_id, lines=batch.total)
         return QUIET_S
+
+
+def _until_room(error: LoadLimitError) -> float:
+    """When to try a line again that has met a limit of jobs or images: soon, because room is made by jobs that end."""
+    return min(float(error.standing.reset_s), QUIET_S)
 
 
 def _broken(line: LineRead) -> StoredRefusal | None:

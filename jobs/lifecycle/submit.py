@@ -73,6 +73,7 @@ class Submitted:
     nudges: Sequence[Nudge]
     replayed: bool = False  # the job of an earlier submit with the same Idempotency-Key
     spendable_microcredits: int | None = None  # left of the balance; None: not known without asking again
+    standings: Sequence[Any] = ()  # where it leaves its caller with limits of load (jobs/submission/load.py)
 
 
 # This locks the balance until the commit, and nothing in between waits.

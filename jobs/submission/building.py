@@ -12,6 +12,7 @@ from jobs.reads import tasks
 from jobs.reads.tasks import Image
 from jobs.reads.uploads import Upload, use_upload
 from jobs.screening.screening import Screening
+from jobs.submission.admission import Admission, Installation
 from jobs.submission.fallbacks import chains_of
 from jobs.submission.own_key_prices import OwnKeyPrices, fee_of
 from jobs.submission.quoting import Quoting
@@ -20,6 +21,7 @@ from jobs.submission.remote_images import RemoteImages, fetch_image
 from jobs.submission.result_cache import CacheTerms, ResultCache
 from jobs.submission.service import SubmissionService
 from providers.catalog.catalog import Catalog, CatalogSource, UnknownModelError
+from quota.prices import MICROCREDITS_PER_CREDIT
 from storage.base import Store
 from storage.media import Media
 
@@ -78,6 +80,13 @@ def submission_of(
         cache=ResultCache(database, references.store, terms) if (terms := cache_terms(settings)) else None,
         screening=screening,
         own_keys=OwnKeyPrices(database, always=settings.own_keys_secret is not None),
+        admission=Admission(
+            Installation(
+                in_flight=settings.max_in_flight,
+                images_per_minute=settings.images_per_minute,
+                day_microcredits=_microcredits(settings.budget_day_credits),
+            )
+        ),
     )
 
 
@@ -89,6 +98,10 @@ def cache_terms(settings: Settings) -> CacheTerms | None:
     if settings.keep_images_days:
         max_age_s = min(max_age_s, settings.keep_images_days * 86_400)  # what expires soon may be there a while longer
     return CacheTerms(max_age_s, Decimal(str(settings.result_cache_price_percent)))
+
+
+def _microcredits(given: int | None) -> int | None:
+    return None if given is None else given * MICROCREDITS_PER_CREDIT
 
 
 def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:

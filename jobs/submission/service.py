@@ -22,10 +22,12 @@ from jobs.lifecycle import NewJob, SourceGoneError, Submitted
 from jobs.reads import tasks
 from jobs.screening.screening import Screening
 from jobs.states import Priority
-from jobs.submission import batch_lines, idempotency, result_cache, sdk_attempts, spending
+from jobs.submission import batch_lines, idempotency, result_cache, sdk_attempts
+from jobs.submission.admission import Admission
 from jobs.submission.batch_lines import BatchLine
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.idempotency import IdempotencyKey
+from jobs.submission.load import LoadLimitError, LoadStanding
 from jobs.submission.order import JobWebhook, Order
 from jobs.submission.own_key_prices import OwnKeyPrices, check_usable
 from jobs.submission.quoting import Allowed, Quote, Quoting
@@ -33,6 +35,7 @@ from jobs.submission.references import References
 from jobs.submission.result_cache import ResultCache
 from jobs.submission.screened import subject_of
 from jobs.submission.sdk_attempts import SdkAttempt
+from jobs.submission.spending import SpendingLimitError
 from providers.catalog.catalog import Model
 from providers.orders import aliases
 from providers.orders.costs import expected_cost_microusd
@@ -51,8 +54,9 @@ class SubmissionService:
 
     ``publish_window``: how many jobs of an account may be published at a provider, per unit of its weight.
     ``short_life_s``: how long the images of an order with ``store: false`` are kept after its end. ``receivers``: where
-    callbacks may go. ``cache``: what answers equal orders; None: every order is made. ``screening`` judges orders
-    before anything of them is kept. ``own_keys``: who has keys of providers; None: no one.
+    callbacks may go. ``admission``: the limits that orders have to keep. ``cache``: what answers equal orders; None:
+    every order is made. ``screening`` judges orders before anything of them is kept. ``own_keys``: who has keys of
+    providers; None: no one.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class SubmissionService:
         publish_window: int,
         short_life_s: int = 600,
         receivers: Policy | None = None,
+        admission: Admission | None = None,
         cache: ResultCache | None = None,
         screening: Screening | None = None,
         own_keys: OwnKeyPrices | None = None,
@@ -79,6 +84,7 @@ class SubmissionService:
         self._short_life_s = short_life_s
         self._receivers = receivers or webhook_policy()
         self._cache = cache
+        self.admission = admission or Admission()
 
     def submit(
         self,
@@ -93,11 +99,15 @@ class SubmissionService:
         ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
         once and its images are read once; nothing is fetched for an order that cannot run.
         Raises what Quoting.quote, References.read, Screening.check and References.keep raise, InsufficientCreditsError,
-        OwnKeyPausedError, SpendingLimitError, IdempotencyMismatchError, idempotency.TakenError for a line of a batch
-        that takes no more, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
+        OwnKeyPausedError, SpendingLimitError, LoadLimitError, IdempotencyMismatchError, idempotency.TakenError for a
+        line of a batch that takes no more, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """
         with tracing.span("jobs.submit") as span:
-            submitted = self._submit(caller, order, key=key, request_id=request_id, traceparent=span.traceparent)
+            try:
+                submitted = self._submit(caller, order, key=key, request_id=request_id, traceparent=span.traceparent)
+            except (SpendingLimitError, LoadLimitError) as error:
+                counts.LIMITED.of(error.limit).inc()
+                raise
             span.set(_told_of(submitted))
             return submitted
 
@@ -143,15 +153,15 @@ class SubmissionService:
         return submitted
 
     def _queued(self, caller: Caller, key: Key | None, job: NewJob) -> Submitted:
-        if key is None and not job.low_priority and not caller.spends_by_limits:
+        if key is None and not job.low_priority and not self.admission.concerns(caller):
             # A single statement, which needs no BEGIN and COMMIT around it.
             with self._database.hot() as hot:
                 return lifecycle.submit(hot, job, window=self._publish_window)
         with self._database.transaction() as connection:
-            self._admit(connection, caller, key, job)
+            standings = self._admit(connection, caller, key, job)
             submitted = lifecycle.submit(connection, job, window=self._publish_window)
             failpoints.hit("submit.uncommitted")
-        return submitted
+        return replace(submitted, standings=standings)
 
     def _answered(self, caller: Caller, key: Key | None, job: NewJob, order: Order, model: Model) -> Submitted | None:
         """The job as an earlier equal one has answered it; None: it has to be made."""
@@ -160,7 +170,7 @@ class SubmissionService:
             return None
         try:
             with self._database.transaction() as connection:
-                self._admit(connection, caller, key, hit.job)
+                standings = self._admit(connection, caller, key, hit.job)
                 submitted = lifecycle.answer(connection, hit.job, cached_from=hit.cached_from, copies=hit.copies)
                 failpoints.hit("cache.uncommitted")
         except DatabaseAwayError:
@@ -171,13 +181,13 @@ class SubmissionService:
                 return None
             raise
         result_cache.count_hit(hit)
-        return submitted
+        return replace(submitted, standings=standings)
 
-    def _admit(self, connection: Connection, caller: Caller, key: Key | None, job: NewJob) -> None:
-        """What comes before the job in its transaction. Raises TakenError, SpendingLimitError."""
+    def _admit(self, connection: Connection, caller: Caller, key: Key | None, job: NewJob) -> Sequence[LoadStanding]:
+        """What comes before the job in its transaction: where its limits then stand. Raises TakenError,
+        SpendingLimitError, LoadLimitError."""
         _claim(connection, caller, key, job.id)
-        if caller.spends_by_limits:
-            spending.admit(connection, caller, job.quoted_microcredits)
+        return self.admission.admit(connection, caller, job.quoted_microcredits, job.n)
 
     def estimate(self, caller: Caller, order: Order) -> Quote:
         """What the order of this caller would be and cost; its images are not read, and so not screened.
@@ -242,8 +252,7 @@ class SubmissionService:
     def _check_balance(self, caller: Caller, quote: Quote) -> None:
         with self._database.autocommit() as connection:
             spendable = ledger.balance(connection, caller.account_id).spendable_microcredits
-            if caller.spends_by_limits:
-                spending.admit(connection, caller, quote.total_microcredits)
+            self.admission.look_ahead(connection, caller, quote.total_microcredits, quote.checked.n)
         if spendable < quote.total_microcredits:
             raise InsufficientCreditsError(
                 price_microcredits=quote.total_microcredits, spendable_microcredits=spendable

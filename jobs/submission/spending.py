@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from sqlalchemy import Connection
-
-from accounts import spending_limits
-from accounts.keys import Caller
-from accounts.spending_limits import SpendingLimits
+from accounts.order_limits import OrderLimits
 from core.db import Hot, Statement
 from core.errors import ServiceError
 from core.ids import id_before
@@ -28,7 +24,7 @@ Period = Literal["day", "month"]
 
 
 class SpendingLimitError(ServiceError):
-    """The order would exceed what the key, or its account, may spend in a day or a month."""
+    """The order would exceed what the key, or its account, may spend in a day or a month; ``limit`` names which."""
 
     code = "spending_limit"
 
@@ -43,6 +39,7 @@ class SpendingLimitError(ServiceError):
             price_microcredits=price,
             resets_at=rfc3339(resets_at),
         )
+        self.limit = f"{whose}-{period}"
 
 
 def _spent(column: str) -> Statement:
@@ -102,19 +99,12 @@ class _Memo:
 MEMO = Statement("SELECT upto, in_day, in_month FROM spending_memos WHERE id = :id")
 
 
-def admit(connection: Connection, caller: Caller, price_microcredits: int) -> None:
-    """Admit an order of this price under the caller's limits, which stay locked until the transaction ends.
+def check(hot: Hot, limits: OrderLimits, price_microcredits: int) -> None:
+    """Raises SpendingLimitError where an order of this price would exceed one of the limits.
 
-    Must run in a transaction of READ COMMITTED, so that the sum sees what was ordered while the lock was waited for.
-    Outside of one it is a look ahead, which locks nothing. Raises SpendingLimitError.
+    Exact in a transaction of READ COMMITTED that has ``limits`` locked, so that the sum sees what was ordered while the
+    lock was waited for; else it is a look ahead.
     """
-    hot = Hot.of(connection)
-    for limits in spending_limits.lock(hot, caller.account_id, caller.key_id):
-        check(hot, limits, price_microcredits)
-
-
-def check(hot: Hot, limits: SpendingLimits, price_microcredits: int) -> None:
-    """Raises SpendingLimitError where an order of this price would exceed one of the limits."""
     row = hot.one_or_none(MEMO, {"id": limits.id})
     memo = _Memo(*row) if row else _Memo()
     values = {"id": limits.id, "after": _first_id(memo), "upto": memo.upto}

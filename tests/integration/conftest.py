@@ -28,6 +28,7 @@ EMPTIED = (
     "admin_actions",
     "screening_refusals",
     "spending_memos",
+    "image_buckets",
     "webhook_messages",
     "webhook_endpoints",
     "webhook_account_secrets",

@@ -10,6 +10,7 @@ from core.outbound.untrusted import Policy
 from core.outbound.urls import UnsafeUrlError
 from jobs.reads import tasks
 from jobs.reads.tasks import Image
+from jobs.submission.admission import Admission, Installation
 from jobs.submission.own_key_prices import FREE, Fee, OwnKeyPrices
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
@@ -35,6 +36,7 @@ def make_submission(
     receivers: Policy | None = None,
     own_keys: OwnKeyPrices | None = None,
     own_key_fee: Fee = FREE,
+    installation: Installation | None = None,
 ) -> SubmissionService:
     def find_image(account_id: str, job_id: str, index: int) -> Image:
         with database.autocommit() as connection:
@@ -60,4 +62,5 @@ def make_submission(
         publish_window=publish_window,
         receivers=receivers,
         own_keys=own_keys,
+        admission=Admission(installation or Installation()),
     )

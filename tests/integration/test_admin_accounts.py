@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from flask.testing import FlaskClient
-from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine
+from job_engine import ASYNC_MODEL, ASYNC_PRICE, CREDIT, SYNC_MODEL, Engine
 from sqlalchemy import text as sql
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
@@ -33,6 +33,7 @@ from jobs.abuse.judging import trips
 from jobs.abuse.rules import Rule, Rules
 from jobs.maintenance import audit
 from jobs.maintenance.retention import Retention
+from quota import ledger
 
 ORDER = {"prompt": "a hat", "model": ASYNC_MODEL, "size": "64x64"}
 
@@ -100,13 +101,14 @@ def test_an_account_is_made_read_changed_and_listed(office: Office) -> None:
     made = office.made("accounts", name=" studio ", weight=3, external_id="u-1", limits={"day_microcredits": 7})
     AccountOut.model_validate_json(office.call("GET", f"/api/admin/accounts/{made['id']}").data)
     assert (made["name"], made["weight"], made["external_id"]) == ("studio", 3, "u-1")
-    assert made["limits"] == {"day_microcredits": 7, "month_microcredits": None}
+    none = dict.fromkeys(("month_microcredits", "requests_per_minute", "in_flight", "images_per_minute"))
+    assert made["limits"] == {**none, "day_microcredits": 7}
     path = f"/api/admin/accounts/{made['id']}"
     changed = office.call(
         "PATCH", path, json={"name": "atelier", "external_id": None, "limits": {"month_microcredits": 9}}
     )
     assert (changed.json["name"], changed.json["weight"], changed.json["external_id"]) == ("atelier", 3, None)
-    assert changed.json["limits"] == {"day_microcredits": 7, "month_microcredits": 9}
+    assert changed.json["limits"] == {**none, "day_microcredits": 7, "month_microcredits": 9}
     assert office.call("GET", "/api/admin/accounts/atelier").json == changed.json
     pages, cursor = [], None
     while True:
@@ -139,8 +141,8 @@ def test_administrators_do_not_lock_themselves_out(office: Office) -> None:
 
 BAD: tuple[tuple[str, str, dict[str, Any], int, set[str]], ...] = (
     (
-        *("POST", "accounts", {"name": " ", "weight": 0, "limits": {"day_microcredits": -1}}),
-        *(422, {"name", "weight", "limits.day_microcredits"}),
+        *("POST", "accounts", {"name": " ", "weight": 0, "limits": {"day_microcredits": -1, "in_flight": 0}}),
+        *(422, {"name", "weight", "limits.day_microcredits", "limits.in_flight"}),
     ),
     ("POST", "accounts", {"name": "x" * 101, "colour": 1}, 422, {"name", "colour"}),
     ("PATCH", "accounts/nobody", {"weight": 2}, 404, set()),
@@ -298,6 +300,47 @@ def test_if_match_is_read_as_http_says(office: Office) -> None:
         answer = office.call("PATCH", made.headers["Location"], json={"weight": 1}, headers={"If-Match": header})
         found[header] = answer.status_code
     assert list(found.values()) == [412, 412, 412, 412, 200, 200]
+
+
+# ---------------------------------------------------------------- limits of load
+
+
+def test_limits_of_load_are_set_shown_told_and_kept(office: Office) -> None:
+    account_id = office.made("accounts", name="studio", limits={"requests_per_minute": 40})["id"]
+    with office.engine.database.transaction() as connection:
+        ledger.grant(connection, account_id, 100 * CREDIT)
+    made = office.made("keys", account="studio", limits={"in_flight": 1, "images_per_minute": 3})
+    assert made["limits"]["in_flight"] == 1
+    token = made["token"]
+    assert [
+        (each["name"], each["unit"], each["limit"])
+        for each in office.call("GET", "/api/quota", token=token).json["limits"]
+    ] == [
+        *(("account", "requests", 40), ("enhance", "requests", 20)),
+        *(("key-in-flight", "concurrent-requests", 1), ("key-images", "images", 3)),
+    ]
+    accepted = office.order(token, n=2)
+    assert accepted.status_code == 202, accepted.text
+    assert accepted.headers["RateLimit-Policy"].split(", ") == [
+        *('"account";q=40;w=60;qu="requests"', '"key-in-flight";q=1;qu="concurrent-requests"'),
+        '"key-images";q=3;w=60;qu="images"',
+    ]
+    assert accepted.headers["RateLimit"] == '"key-in-flight";r=0;t=5'
+    refused = office.order(token)
+    assert (refused.status_code, refused.json["violated-policies"]) == (429, ["key-in-flight"])
+    body = {"limits": {"in_flight": None, "images_per_minute": 2}}
+    assert office.call("PATCH", f"/api/admin/keys/{made['id']}", json=body).json["limits"]["in_flight"] is None
+    office.pass_cache()
+    refused = office.order(token, n=2)
+    assert (refused.status_code, refused.json["violated-policies"]) == (429, ["key-images"])
+    change = next(each for each in office.actions() if each["action"] == "key.change")
+    assert change["before"] == {"max_in_flight": 1, "images_per_minute": 3}
+    assert change["after"] == {"max_in_flight": None, "images_per_minute": 2}
+    office.call("PATCH", "/api/admin/accounts/studio", json={"limits": {"images_per_minute": 1}})
+    office.pass_cache()
+    impossible = office.order(token, n=2)
+    assert (impossible.status_code, [each["field"] for each in impossible.json["errors"]]) == (422, ["n"])
+    assert office.engine.one("SELECT count(*) FROM jobs") == 1
 
 
 # ---------------------------------------------------------------- refused orders, as every client is told
@@ -470,8 +513,11 @@ def run(*arguments: str) -> dict[str, Any]:
 
 
 VERBS: tuple[tuple[str, ...], ...] = (
-    ("account", "create", "{name}", "--weight", "2", "--day-limit", "5.5"),
-    ("account", "change", "{name}", "--weight", "3", "--day-limit", "none", "--month-limit", "0"),
+    ("account", "create", "{name}", "--weight", "2", "--day-limit", "5.5", "--in-flight-limit", "3"),
+    (
+        *("account", "change", "{name}", "--weight", "3", "--day-limit", "none", "--month-limit", "0"),
+        *("--in-flight-limit", "none", "--requests-limit", "50", "--images-limit", "7"),
+    ),
     ("account", "change", "{name}", "--month-limit", "none", "--disable"),
     ("account", "change", "{name}", "--enable"),
     ("account", "link", "{name}", "sub-{name}"),
@@ -482,8 +528,24 @@ VERBS: tuple[tuple[str, ...], ...] = (
     (
         *("key", "create", "{name}", "--name", "shop", "--scope", "usage:read", "--expires-in", "30d"),
         *("--model", ASYNC_MODEL, "--provider", "chatgpt2api", "--month-limit", "9"),
+        *("--requests-limit", "20", "--in-flight-limit", "2"),
     ),
-    ("key", "change", "{key}", "--name", "till", "--all-models", "--provider", "openai", "--expires-in", "1d"),
+    (
+        "key",
+        "change",
+        "{key}",
+        "--images-limit",
+        "4",
+        "--requests-limit",
+        "none",
+        "--name",
+        "till",
+        "--all-models",
+        "--provider",
+        "openai",
+        "--expires-in",
+        "1d",
+    ),
     ("key", "rotate", "{key}", "--overlap", "1h"),
     ("key", "rotate", "{key}", "--at-once"),
     ("key", "pause", "{key}", "--reason", "leaked"),

@@ -330,6 +330,36 @@ def test_the_lines_of_a_paused_key_wait_until_it_is_let_on(house: House) -> None
     assert house.sql("SELECT status FROM batches WHERE id = :id", id=batch["id"]) == ["in_progress"]
 
 
+@pytest.mark.parametrize("limit", ["max_in_flight", "images_per_minute"])
+def test_a_line_that_meets_a_limit_waits_and_does_not_fail(house: House, limit: str) -> None:
+    house.sql(f"UPDATE accounts SET {limit} = 2")
+    batch = house.batch([line(str(number)) for number in range(5)])
+    house.feed(4)
+    assert len(house.prompts()) == 2
+    for made in (4, 5):
+        house.end_jobs()
+        house.sql("UPDATE image_buckets SET at = at - interval '1 min'")
+        house.feed(3)
+        assert len(house.prompts()) == made
+    house.end_jobs()
+    house.feed(2)
+    ended = house.read(batch)
+    assert house.prompts() == [f"prompt {number}" for number in range(5)]
+    assert ended["status"] == "completed" and ended["request_counts"] == {"total": 5, "completed": 0, "failed": 5}
+    assert house.sql("SELECT count(*) FROM batch_lines WHERE job_id IS NULL") == [0]
+
+
+def test_orders_that_meet_a_limit_are_accepted_and_wait(house: House) -> None:
+    house.sql("UPDATE accounts SET max_in_flight = 2")
+    made = house.post(BATCHES, {"orders": [order(f"prompt {number}") for number in range(3)]})
+    assert made.status_code == 202, made.text
+    assert len(house.prompts()) == 2
+    assert house.sql("SELECT due_at < clock_timestamp() + interval '2 s' FROM batches") == [True]
+    house.end_jobs()
+    house.feed(2)
+    assert len(house.prompts()) == 3
+
+
 def test_a_feeder_that_is_killed_anywhere_submits_no_line_twice_and_loses_none(house: House) -> None:
     """Killed after each of the jobs in turn: between the commit of a line and the note of how far it has come."""
     batch = house.batch([line(str(number)) for number in range(12)])

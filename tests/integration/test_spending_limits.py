@@ -13,7 +13,7 @@ from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine
 
 from accounts.accounts import change_account
 from accounts.keys import Caller, authenticate, create_key
-from accounts.spending_limits import SpendingLimits
+from accounts.order_limits import OrderLimits
 from core.db import Hot
 from jobs.errors import ModelNotAllowedError
 from jobs.submission import spending
@@ -69,7 +69,7 @@ def test_orders_at_once_cannot_overspend(
             change_account(connection, account.account_id, limits)
         limits = {}
     caller = caller_of(**limits)
-    assert caller.spends_by_limits
+    assert caller.orders_by_limits
     raised = ordered(engine, caller, 3 * THREADS)
     assert raised.count(None) == allowed == engine.one("SELECT count(*) FROM jobs")
     assert {type(error) for error in raised} == {type(None), SpendingLimitError}
@@ -131,7 +131,7 @@ def test_a_repeat_of_an_accepted_order_is_no_spending(engine: Engine, caller_of:
 def test_a_limit_of_nothing(engine: Engine, caller_of: Callable[..., Caller]) -> None:
     with pytest.raises(SpendingLimitError):
         engine.order(caller_of(spend_month_limit=0))
-    assert not caller_of().spends_by_limits
+    assert not caller_of().orders_by_limits
 
 
 @pytest.mark.parametrize("whose", ["key", "account"])
@@ -141,7 +141,7 @@ def test_what_is_noted_of_ended_jobs_is_the_sum_of_all(
     """Jobs of random ages end in random order; what the limit says was spent is always what SQL of its own adds up."""
     monkeypatch.setattr(spending, "JOBS_READ", 2)
     caller, chance = caller_of(), Random(7)
-    limits = SpendingLimits(whose, caller.key_id if whose == "key" else account.account_id, 0, 0)  # type: ignore[arg-type]
+    limits = OrderLimits(whose, caller.key_id if whose == "key" else account.account_id, 0, 0)  # type: ignore[arg-type]
     moved = set()
     for _ in range(12):
         for _ in range(3):

@@ -31,6 +31,8 @@ LARGE = {
 ROWS = 50_000
 # Reports that an operator runs now and then over the whole history; they read whole tables.
 REPORTS = {"jobs.reads.margins.MARGINS"}
+# What a budget of the installation costs its orders: all balances are read, and nothing is added to what others pay.
+OF_ALL_BALANCES = {"jobs.submission.budget.SPENT"}
 # These must be among the statements found, or the search for statements is broken.
 HOTTEST = (
     "jobs.lifecycle.submit.SUBMIT",
@@ -157,7 +159,7 @@ def test_every_statement_can_be_prepared_from_its_text(transaction: psycopg.Conn
     assert known == (count,)
 
 
-@pytest.mark.parametrize("name", [name for name in STATEMENTS if name not in REPORTS])
+@pytest.mark.parametrize("name", [name for name in STATEMENTS if name not in REPORTS | OF_ALL_BALANCES])
 def test_a_statement_finds_its_rows_by_an_index(transaction: psycopg.Connection[Any], name: str) -> None:
     """With the generic plan, for which a partial index is used only if the statement names the state."""
     plan = generic_plan(transaction, STATEMENTS[name])
@@ -177,6 +179,12 @@ def test_a_statement_finds_its_rows_by_an_index(transaction: psycopg.Connection[
         ("jobs.maintenance.sweep.EXPIRED", {"jobs_deadline"}),
         ("jobs.maintenance.sweep.ABANDONED", {"jobs_deadline"}),
         ("jobs.maintenance.sweep.LAPSED", {"jobs_running"}),
+        ("jobs.submission.load.IN_FLIGHT_ACCOUNT", {"jobs_account_queued", "jobs_account_running"}),
+        ("jobs.submission.load.IN_FLIGHT_KEY", {"jobs_account_queued", "jobs_account_running"}),
+        (
+            *("jobs.submission.load.IN_FLIGHT_INSTALLATION",),
+            *({"jobs_queue_order", "jobs_running", "jobs_waiting_due"},),
+        ),
         ("jobs.execution.recovery.CLAIMED", {"upstream_calls_upstream_id"}),
         ("jobs.execution.recovery.RIVAL", {"upstream_calls_without_id"}),
     ],

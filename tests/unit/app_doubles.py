@@ -524,6 +524,8 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
             submit=settings.rate_limit_submit,
             enhance=settings.rate_limit_enhance,
             wrong_keys=settings.rate_limit_wrong_keys,
+            address=settings.rate_limit_address,
+            total=settings.rate_limit_global,
             client=None,
         ),
         waits=waits,

@@ -771,11 +771,17 @@ def test_models_shows_the_limits_of_one(server: FakeServer) -> None:
 
 def test_quota_shows_balance_and_ledger(server: FakeServer) -> None:
     amounts = {"available_microcredits": 5_300_000, "spendable_microcredits": 1, "queued_microcredits": 0}
-    limits = [{"name": "account", "requests": 600, "window_s": 60}]
+    limits = [
+        {"name": "account", "requests": 600, "window_s": 60},
+        {"name": "key-in-flight", "unit": "concurrent-requests", "limit": 5, "window_s": None},
+        {"name": "key-images", "unit": "images", "limit": 20, "window_s": 60},
+        {"name": "key-day", "unit": "microcredits", "limit": 7_500_000, "window_s": None},
+    ]
     server.on("GET", "/api/quota", {**amounts, "held_microcredits": 0, "limits": limits})
     result = run(server, "quota")
     assert "available  5.3 credits" in result.stdout and "spendable  0.000001 credits" in result.stdout
-    assert "600 in 60 s" in result.stdout
+    for words in ("account: 600 in 60 s", "flight: 5 jobs at once", "images: 20 images in 60 s", "day: 7.5 credits"):
+        assert words in result.stdout
     entry = {"id": 9, "kind": "hold", "source": "acct:available", "target": "acct:held", "task_id": JOB}
     page = {"data": [{**entry, "amount_microcredits": 5_300_000, "amount": "5.3"}], "next_cursor": 9}
     server.on("GET", "/api/quota/ledger", page)

@@ -299,5 +299,5 @@ def test_no_family_has_a_label_without_a_bound() -> None:
         importlib.import_module(module)
     bounded = {"method", "route", "code", "provider", "operation", "state", "why", "kind", "class", "work", "backlog"}
     bounded |= {"outcome", "credential", "invariant", "process", "pool", "server", "version", "verb", "worker", "task"}
-    bounded |= {"loop", "reason", "rule", "action", "screen", "category"}
+    bounded |= {"loop", "reason", "rule", "action", "screen", "category", "limit"}
     assert {label for name, each in FAMILIES.items() if not name.startswith("t_") for label in each.labels} <= bounded

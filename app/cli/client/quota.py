@@ -31,7 +31,16 @@ def _balance(output: Output, answer: Document) -> None:
     for name in ("spendable", "available", "queued", "held"):
         output.line(f"{name:<10} {credits_of(answer.get(f'{name}_microcredits'))} credits")
     for limit in answer.get("limits") or ():
-        output.line(f"{'limit':<10} {limit.get('name')}: {limit.get('requests')} in {limit.get('window_s')} s")
+        output.line(f"{'limit':<10} {limit.get('name')}: {_limit_words(limit)}")
+
+
+def _limit_words(limit: Document) -> str:
+    amount, unit, window_s = limit.get("limit", limit.get("requests")), limit.get("unit"), limit.get("window_s")
+    if unit == "microcredits":
+        return f"{credits_of(amount)} credits"
+    if unit == "concurrent-requests":
+        return f"{amount} jobs at once"
+    return f"{amount}{' images' if unit == 'images' else ''} in {window_s} s"
 
 
 def _ledger(output: Output, client: Client, limit: int | None, cursor: str | None) -> None:

@@ -10,7 +10,7 @@ import click
 from app.cli.client.answers import Document, time_text
 from app.cli.operator.admin import Admin, Show, admin_command
 from app.cli.output import CommandError, Exit, Output, credits_of
-from app.cli.parameters import BIGINT_MAX, CREDITS, DURATION, LIMIT, NO_LIMIT
+from app.cli.parameters import BIGINT_MAX, CREDITS, DURATION, LIMIT, LIMIT_COUNT, NO_LIMIT
 from core.errors import ServiceError
 
 # As accounts.keys.SCOPES, which a test compares; importing it would load the database driver for ``--help``.
@@ -31,16 +31,29 @@ def _external_id(_context: click.Context, _parameter: click.Parameter, value: st
 
 
 def limit_options(command: Any) -> Any:
-    """Add ``--day-limit`` and ``--month-limit``, in micro-credits, or NO_LIMIT."""
+    """Add an option for each limit; ``--day-limit`` and ``--month-limit`` in micro-credits, each or NO_LIMIT."""
+    for option, words in _LOAD.values():
+        command = click.option(option, type=LIMIT_COUNT, metavar="NUMBER", help=f"{words}, or none for no limit.")(
+            command
+        )
     for period in ("month", "day"):
         words = f"Credits that its orders of a {period} (UTC) may cost, or none for no limit."
         command = click.option(f"--{period}-limit", type=LIMIT, metavar="CREDITS", help=words)(command)
     return command
 
 
-def _limits(day_limit: int | str | None, month_limit: int | str | None) -> Document:
+# By the member of a body that sets it.
+_LOAD = {
+    "images_per_minute": ("--images-limit", "Images that may be ordered in a minute"),
+    "in_flight": ("--in-flight-limit", "Jobs that may be under way at once"),
+    "requests_per_minute": ("--requests-limit", "Requests that it may make in a minute"),
+}
+
+
+def _limits(day_limit: int | str | None, month_limit: int | str | None, **load: int | str | None) -> Document:
     """The part of a body that sets the limits which are given; empty where none is."""
     given = {"day_microcredits": day_limit, "month_microcredits": month_limit}
+    given |= {name: load[option.strip("-").replace("-", "_")] for name, (option, _) in _LOAD.items()}
     limits = {name: None if value == NO_LIMIT else value for name, value in given.items() if value is not None}
     return {"limits": limits} if limits else {}
 
@@ -123,6 +136,10 @@ def _limit_words(limits: Document) -> str:
         for period in ("day", "month")
         if limits[f"{period}_microcredits"] is not None
     ]
+    load = (("requests_per_minute", "requests a minute"), ("in_flight", "jobs at once"))
+    for name, words in (*load, ("images_per_minute", "images a minute")):
+        if limits.get(name) is not None:
+            parts.append(f"at most {limits[name]} {words}")
     return ", ".join(parts) or "no limits"
 
 

@@ -26,8 +26,6 @@ from jobs.dispatch import own_keys
 from jobs.reads import funds
 from webhooks import operator
 
-_COLUMNS = {"day_microcredits": "spend_day_limit", "month_microcredits": "spend_month_limit"}
-
 
 def actor() -> Actor:
     """Who is at the command line, for the trail: the system's user and host; there is no key."""
@@ -222,7 +220,7 @@ def _sealer() -> Sealer:
 
 def _limits(body: Mapping[str, Any]) -> dict[str, int | None]:
     given = body.get("limits") or {}
-    return {column: given[name] for name, column in _COLUMNS.items() if name in given}
+    return {column: given[name] for name, column in render.LIMITS.items() if name in given}
 
 
 def _allowed(body: Mapping[str, Any]) -> dict[str, list[str] | None]:

@@ -8,21 +8,24 @@ from flask import Response, g
 
 from app.dialects.openai.errors import say
 from app.http.dialect import Dialect
-from app.http.limits import Standing
+from app.http.limit_headers import Unit, nearest, told
 
+_UNITS: tuple[Unit, ...] = ("requests", "images")
 VERSION = "2020-10-01"  # the only one that OpenAI's API has ever named
 
 
 def finish(response: Response) -> None:
-    """Add what the SDKs read besides ``x-request-id``. Limits count requests; tokens are not limited here."""
+    """Add what the SDKs read besides ``x-request-id``: of several limits of requests, or of images, the one nearest to
+    its end. Tokens are not limited here."""
     response.headers["openai-version"] = VERSION
     if (began_s := g.get("began_s")) is not None:
         response.headers["openai-processing-ms"] = str(round((time.monotonic() - began_s) * 1000))
-    standing: Standing | None = g.get("standing")
-    if standing is not None:
-        response.headers["x-ratelimit-limit-requests"] = str(standing.rate.amount)
-        response.headers["x-ratelimit-remaining-requests"] = str(standing.left)
-        response.headers["x-ratelimit-reset-requests"] = duration(standing.reset_s)
+    standings = told()
+    for unit in _UNITS:
+        if (near := nearest(standings, unit)) is not None:
+            response.headers[f"x-ratelimit-limit-{unit}"] = str(near.limit)
+            response.headers[f"x-ratelimit-remaining-{unit}"] = str(near.left)
+            response.headers[f"x-ratelimit-reset-{unit}"] = duration(near.reset_s)
 
 
 def duration(seconds: int) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from flask import Response
+
 from app.dialects.replicate.prediction import FLAGGED
 from app.http.dialect import Dialect, Problem, Said
 from app.http.errors import PROBLEM_JSON
+from app.http.limit_headers import nearest, told
 
 PREFIXES = ("/v1/predictions", "/v1/deployments/", "/v1/account", "/v1/webhooks/", "/v1/models/")
 MODEL_PATH = re.compile(r"/v1/models/[^/]+/[^/]")
@@ -65,4 +68,14 @@ def is_ours(path: str) -> bool:
     return not path.startswith("/v1/models/") or MODEL_PATH.match(path) is not None
 
 
-REPLICATE = Dialect(name="replicate", prefixes=PREFIXES, say=say, schemes=("bearer", "token"), claims=is_ours)
+def finish(response: Response) -> None:
+    """Add the headers by which Replicate tells a limit, of several the one nearest to its end."""
+    if (near := nearest(told())) is not None:
+        response.headers["ratelimit-limit"] = str(near.limit)
+        response.headers["ratelimit-remaining"] = str(near.left)
+        response.headers["ratelimit-reset"] = str(near.reset_s)
+
+
+REPLICATE = Dialect(
+    name="replicate", prefixes=PREFIXES, say=say, schemes=("bearer", "token"), claims=is_ours, finish=finish
+)

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from app.shapes.schemas.base import MAX_PAGE, Credits, Microcredits, Request, Shape, Text
 
 MAX_MICROCREDITS = 10**15  # of one grant or limit: a thousand million credits
+MAX_COUNT = 10**9  # of a limit of load
 MAX_LISTED = 200
 MAX_OVERLAP_S = 30 * 86_400
 MAX_EXPIRES_S = 100 * 365 * 86_400
@@ -18,21 +19,30 @@ ScopeName = Literal["jobs:write", "jobs:read", "usage:read", "webhooks", "admin"
 AccountName = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
 ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Amount = Annotated[int, Field(ge=0, le=MAX_MICROCREDITS)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Names = Annotated[list[Text], Field(min_length=1, max_length=MAX_LISTED)]
 Moment = Annotated[AwareDatetime, Field(strict=False, description="RFC 3339, with its zone")]
 Note = Annotated[str, StringConstraints(max_length=500)]
 
 
 class LimitsIn(Request):
-    """What orders may cost in micro-credits; null: no limit but the balance."""
+    """What orders may cost in micro-credits, and how much load there may be. Null: no limit of its own."""
 
     day_microcredits: Amount | None = Field(None, description="the orders of one day, UTC")
     month_microcredits: Amount | None = Field(None, description="the orders of one month, UTC")
+    requests_per_minute: Count | None = Field(
+        None, description="of an account in place of the installation's limits, of a key next to its account's"
+    )
+    in_flight: Count | None = Field(None, description="jobs that have been accepted and have not ended")
+    images_per_minute: Count | None = Field(None, description="images ordered in a minute")
 
 
 class LimitsOut(Shape):
     day_microcredits: int | None
     month_microcredits: int | None
+    requests_per_minute: int | None
+    in_flight: int | None
+    images_per_minute: int | None
 
 
 class _Listed(BaseModel):

@@ -11,9 +11,13 @@ from app.shapes.schemas.base import MAX_PAGE, Credits, Microcredits, Request, Sh
 
 
 class Limit(Shape):
+    """One limit that holds for the caller, by the name that headers and errors have for it."""
+
     name: str
-    requests: int
-    window_s: int
+    unit: Literal["requests", "concurrent-requests", "images", "microcredits"]
+    limit: int
+    window_s: int | None = Field(description="null: of what is under way at once, or of a day or month (UTC)")
+    requests: int | None = Field(description="`limit`, where it is one of requests")
 
 
 class ResultCacheTerms(Shape):
