@@ -16,6 +16,7 @@ from core.ids import new_id
 from core.outbound.untrusted import Policy
 from core.outbound.urls import UnsafeUrlError, origin_of
 from jobs import counts, lifecycle, states
+from jobs.dispatch.publishing import ShareBy
 from jobs.documents import StoredFallback, StoredInput, StoredRequest, StoredSelection, StoredWebhook
 from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, Submitted
@@ -46,8 +47,8 @@ class SubmissionService:
     """Puts orders in the queue.
 
     ``publish_window``: how many jobs of an account may be published at a provider, per unit of its weight.
-    ``short_life_s``: how long the images of an order with ``store: false`` are kept after its end. ``receivers``: where
-    callbacks may go.
+    ``share_by``: what a job counts there. ``short_life_s``: how long the images of an order with ``store: false`` are
+    kept after its end. ``receivers``: where callbacks may go.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SubmissionService:
         *,
         default_deadline_s: int,
         publish_window: int,
+        share_by: ShareBy = "jobs",
         short_life_s: int = 600,
         receivers: Policy | None = None,
     ) -> None:
@@ -66,6 +68,7 @@ class SubmissionService:
         self._references = references
         self._default_deadline_s = default_deadline_s
         self._publish_window = publish_window
+        self._share_by: ShareBy = share_by
         self._short_life_s = short_life_s
         self._receivers = receivers or webhook_policy()
 
@@ -115,13 +118,13 @@ class SubmissionService:
             if key is None and not job.low_priority and not caller.spends_by_limits:
                 # A single statement, which needs no BEGIN and COMMIT around it.
                 with self._database.hot() as hot:
-                    submitted = lifecycle.submit(hot, job, window=self._publish_window)
+                    submitted = lifecycle.submit(hot, job, window=self._publish_window, share_by=self._share_by)
             else:
                 with self._database.transaction() as connection:
                     _claim(connection, caller, key, job_id)
                     if caller.spends_by_limits:
                         spending.admit(connection, caller, job.quoted_microcredits)
-                    submitted = lifecycle.submit(connection, job, window=self._publish_window)
+                    submitted = lifecycle.submit(connection, job, window=self._publish_window, share_by=self._share_by)
                     failpoints.hit("submit.uncommitted")
         except DatabaseAwayError:
             # The COMMIT may have happened although its answer was lost. While that is unknown, the images stay.
