@@ -278,6 +278,6 @@ def _note_turns(connection: Connection, provider: str, moved: Collection[Waiting
 
 
 def _forget_turns(connection: Connection) -> None:
-    """Delete the turns of accounts that had none for a day; they earn nothing by it (``Waiting.begins``)."""
+    """Delete the turns of accounts that had none for a day; they are served as if they were new."""
     if key_values.take_turn(connection, "turns_forgotten", every_s=FORGET_EVERY_S):
         connection.execute(_FORGET_TURNS)
