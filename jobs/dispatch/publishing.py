@@ -154,20 +154,21 @@ PAIRS = Statement("""
 -- One index probe (jobs_unpublished) per pair, instead of reading a backlog of a hundred thousand rows.
 WITH RECURSIVE pair AS (
     (
-        SELECT account_id, provider, weight, n, unit_price FROM jobs WHERE status = 'queued' AND published_at IS NULL
+        SELECT account_id, provider, weight, n, unit_price, created_at FROM jobs
+        WHERE status = 'queued' AND published_at IS NULL
         ORDER BY account_id, provider, low_priority, due_at LIMIT 1
     )
     UNION ALL
-    SELECT n.account_id, n.provider, n.weight, n.n, n.unit_price
+    SELECT n.account_id, n.provider, n.weight, n.n, n.unit_price, n.created_at
     FROM pair CROSS JOIN LATERAL (
-        SELECT account_id, provider, weight, n, unit_price FROM jobs
+        SELECT account_id, provider, weight, n, unit_price, created_at FROM jobs
         WHERE status = 'queued' AND published_at IS NULL
             AND (account_id, provider) > (pair.account_id, pair.provider)
         ORDER BY account_id, provider, low_priority, due_at LIMIT 1
     ) AS n
 )
 SELECT pair.account_id, pair.provider, pair.weight, job_share(:share_by, pair.n, pair.unit_price) AS share,
-    coalesce(t.passed, 0) AS passed, (
+    coalesce(t.passed, 0) AS passed, coalesce(t.at < pair.created_at, true) AS entering, (
         SELECT count(*) FROM (
             SELECT 1 FROM jobs AS p
             WHERE p.account_id = pair.account_id AND p.provider = pair.provider AND p.status = 'queued'
@@ -184,7 +185,8 @@ class Pair:
     """An account with unpublished jobs at a provider.
 
     ``share``: what the next of them counts. ``published``: how many of its jobs there are published, counted up to its
-    window. ``passed``: the virtual time up to which it was served (``jobs/dispatch/turns.py``).
+    window. ``passed``: the virtual time up to which it was served (``jobs/dispatch/turns.py``). ``entering``: its
+    next job came after that was noted, so in between it had none that waited.
     """
 
     account_id: str
@@ -193,12 +195,16 @@ class Pair:
     share: float
     published: int
     passed: float
+    entering: bool
 
 
 def pairs(connection: Hot | Connection, *, window: int, share_by: ShareBy = "jobs") -> list[Pair]:
     """Return every account with unpublished jobs at a provider, by account and provider."""
     rows = Hot.of(connection).all(PAIRS, {"window": window, "share_by": share_by})
-    return [Pair(row.account_id, row.provider, row.weight, row.share, row.published, row.passed) for row in rows]
+    return [
+        Pair(row.account_id, row.provider, row.weight, row.share, row.published, row.passed, row.entering)
+        for row in rows
+    ]
 
 
 UNPUBLISH_LOST = Statement("""

@@ -230,13 +230,20 @@ def _take_turns(
 ) -> list[Nudge]:
     now = _virtual_time(connection, provider)
     waiting = [
-        Waiting(each.account_id, each.weight, each.share, window * each.weight - each.published, each.passed)
+        Waiting(
+            each.account_id,
+            each.weight,
+            share=each.share,
+            places=window * each.weight - each.published,
+            passed=each.passed,
+            entering=each.entering,
+        )
         for each in pairs
     ]
-    moved: dict[str, Waiting] = {}
+    moved = {each.account_id: each for each in turns.admit(waiting, now)}
     published: list[Published] = []
     for _ in range(PLANS_AT_MOST):
-        asked = turns.plan(waiting, free - len(published), now)
+        asked = turns.plan(waiting, free - len(published))
         if not asked:
             break
         found = publishing.fill_turns(connection, provider, asked, share_by=share_by)
@@ -245,7 +252,7 @@ def _take_turns(
         had = Counter(each.account_id for each in found)
         moved |= {each.account_id: each for each in waiting if each.account_id in had}
         waiting = turns.with_more(waiting, asked, had)
-    if published:
+    if moved:
         _note_turns(connection, provider, moved.values(), now)
     return [states.run(provider, each.job_id) for each in published]
 

@@ -279,5 +279,5 @@ def test_a_stalled_queue_lengthens_the_wait_at_once() -> None:
 
 
 def test_turns_start_anywhere_and_include_every_account() -> None:
-    pairs = [Pair(f"acct_{number}", "openai", 1, 1.0, 0, 0.0) for number in range(4)]
+    pairs = [Pair(f"acct_{number}", "openai", 1, 1.0, 0, 0.0, True) for number in range(4)]
     assert turned(pairs, 2) == [pairs[2], pairs[3], pairs[0], pairs[1]]
