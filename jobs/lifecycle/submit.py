@@ -97,7 +97,7 @@ room AS (
         FROM (
             SELECT p.weight, job_share(:share_by, p.n, p.unit_price) AS share FROM jobs AS p
             WHERE p.provider = :provider AND p.status = 'queued' AND p.published_at IS NOT NULL
-            LIMIT 8 * CAST(:window AS int)
+            ORDER BY p.account_id LIMIT 8 * CAST(:window AS int)
         ) AS published
     ) AS every
     CROSS JOIN LATERAL (

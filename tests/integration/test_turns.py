@@ -15,7 +15,7 @@ from sqlalchemy import text
 from accounts.keys import Caller
 from bench.simulation import Queue
 from jobs.dispatch import publishing, refill
-from jobs.dispatch.publishing import ShareBy
+from jobs.dispatch.publishing import Pair, ShareBy
 from jobs.execution import claim
 from jobs.submission.service import SubmissionService
 
@@ -166,13 +166,10 @@ def test_the_sweep_tops_up_windows_where_it_stopped_the_round_before(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refill, "TOPPED_UP_AT_MOST", 3)
-    crowd = [engine.account() for _ in range(7)]
-    for each in crowd:
-        queue(engine, each, 4)
-    engine.sql(
-        "UPDATE jobs SET published_at = clock_timestamp() WHERE id IN (SELECT min(id) FROM jobs GROUP BY account_id)"
-    )
-    assert [sweep_round(engine, window=100) for _ in range(3)] == [9, 9, 3]
+    pairs = [Pair(f"acct_{number}", PROVIDER, 1, 1.0, 1, 0.0, True) for number in range(7)]
+    with engine.database.autocommit() as connection:
+        rounds = [[each.account_id[-1] for each in refill._next_to_top_up(connection, pairs)] for _ in range(3)]
+    assert rounds == [["0", "1", "2"], ["3", "4", "5"], ["6", "0", "1"]]
 
 
 # ------------------------------------------------------------------ few permits
