@@ -3,7 +3,7 @@
 Nothing here is measured: jobs are numbers, a claim takes the time that is given to it, and the same seed gives the same
 figures on every machine. Turns at a limited provider are those of :mod:`jobs.dispatch.turns` itself; the places of a
 window are counted as ``publishing.FILL`` counts them, where every job counts one
-(``tests/integration/test_fairness.py`` compares the two).
+(``tests/integration/test_turns.py`` compares the two).
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def refill_limited(connection: Connection, *, window: int, share_by: ShareBy = "
     Returns the messages to send. As with :func:`refill`, a transaction keeps other processes from doing the same.
     """
     permits = {name: free for name, free in free_permits(connection).items() if free}
-    if not permits:
+    if not permits or not _alone(connection):
         return []
     limited: dict[str, list[Pair]] = defaultdict(list)
     for pair in publishing.pairs(connection, window=window, share_by=share_by):
@@ -214,7 +214,7 @@ def _in_turns(
 ) -> list[Nudge]:
     if not any(permits.get(provider) for provider in limited):
         return []
-    if not connection.execute(_ALONE, {"lock": TURNS_LOCK}).scalar_one():
+    if not _alone(connection):
         return []
     # What another process has published since the first look takes permits as well.
     permits = free_permits(connection)
@@ -223,6 +223,11 @@ def _in_turns(
         if free := permits.get(provider):
             nudges += _take_turns(connection, provider, pairs, free, window=window, share_by=share_by)
     return nudges
+
+
+def _alone(connection: Connection) -> bool:
+    """Whether no other process gives out permits, until the end of this transaction."""
+    return bool(connection.execute(_ALONE, {"lock": TURNS_LOCK}).scalar_one())
 
 
 def _take_turns(
