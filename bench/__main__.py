@@ -22,6 +22,7 @@ from bench import (
     inflight,
     life,
     openai_route,
+    permits,
     simulation,
     usage,
     waiting,
@@ -29,7 +30,7 @@ from bench import (
 from bench.table import Row, as_json, show
 
 PARTS = (
-    *("edge", "openai", "life", "cost", "convoy", "flood", "inflight", "waiting", "expiry", "estimates"),
+    *("edge", "openai", "life", "cost", "convoy", "flood", "permits", "inflight", "waiting", "expiry", "estimates"),
     *("simulation", "usage"),
     "growth",
 )
@@ -38,6 +39,7 @@ EXPIRED_ROWS, EXPIRED_ROWS_BIG = 5_000, 100_000
 ESTIMATED_JOBS = 250
 COSTED_JOBS = 100
 FLOOD, BIG_FLOOD = 3_000, 20_000
+PERMITS_FLOOD = 2_000
 IN_FLIGHT, BIG_IN_FLIGHT = 2_000, 50_000
 FINISHED, BIG_FINISHED = 100_000, 1_000_000
 QUEUED, BIG_QUEUED = 5_000, 50_000
@@ -87,6 +89,7 @@ def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
         "life": lambda: life.measure(folder, jobs=options.jobs),
         "cost": lambda: cost.measure(folder, jobs=min(options.jobs, COSTED_JOBS)),
         "flood": lambda: flood.measure(folder, jobs=options.flood or (BIG_FLOOD if options.big else FLOOD)),
+        "permits": lambda: permits.measure(folder, jobs=options.flood or PERMITS_FLOOD),
         "convoy": lambda: convoy.measure(folder),
         "growth": lambda: growth.measure(
             folder,

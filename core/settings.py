@@ -139,6 +139,8 @@ class Settings(BaseSettings):
     max_wait_s: int = Field(default=3600, ge=0, le=604_800, alias="DARKROOM_MAX_WAIT_S")
     default_deadline_s: int = Field(default=86_400, ge=1, alias="DARKROOM_DEFAULT_DEADLINE_S")
     publish_window: int = Field(default=32, ge=1, alias="DARKROOM_PUBLISH_WINDOW")
+    # What a job counts in its account's share of a provider
+    fair_share_by: Literal["jobs", "images", "price"] = Field(default="jobs", alias="DARKROOM_FAIR_SHARE_BY")
     fallbacks: str = Field(default="", alias="DARKROOM_FALLBACKS")
     # Equal orders with a seed are answered from the account's earlier job, how long after its end, at which price
     result_cache: bool = Field(default=False, alias="DARKROOM_RESULT_CACHE")

@@ -121,10 +121,11 @@ jobs = Table(
         "due_at",
         postgresql_where=text("status = 'queued' AND published_at IS NULL"),
     ),
+    # What is published at a provider, and of it what is an account's.
     Index(
-        "jobs_published",
-        "account_id",
+        "jobs_published_turns",
         "provider",
+        "account_id",
         postgresql_where=text("status = 'queued' AND published_at IS NOT NULL"),
     ),
     Index("jobs_queue_order", "provider", "id", postgresql_where=text("status = 'queued'")),
@@ -506,6 +507,17 @@ providers = Table(
     Column("probe_call_id", Text),  # the call whose outcome closes or opens it
     CheckConstraint("(trips > 0) = (open_until IS NOT NULL)", name="open_has_end"),
     postgresql_with={"fillfactor": 50},
+)
+
+# How far each account was served at a provider whose permits are few (jobs/dispatch/turns.py), in virtual time. The row
+# without an account is the provider's own.
+dispatch_turns = Table(
+    "dispatch_turns",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("account_id", Text, primary_key=True),
+    Column("passed", Float, nullable=False),
+    Column("at", TIME, nullable=False, server_default=NOW),  # its last turn; an account's row is deleted a day after
 )
 
 # Spans of time whose usage is added up in usage_sums: whole hours, and whole days made of them. They do not overlap.

@@ -160,8 +160,10 @@ class Ticker:
 
     def _publish_for_free_permits(self) -> None:
         """Publish jobs for permits that came free at limited providers, without waiting for the sweep."""
-        with self._database.autocommit() as connection:
-            nudges = refill.refill_limited(connection, window=self._context.publish_window)
+        with self._database.transaction() as connection:
+            nudges = refill.refill_limited(
+                connection, window=self._context.publish_window, share_by=self._context.share_by
+            )
         if nudges:
             self._publish(nudges)
 

@@ -163,6 +163,7 @@ def worker_context() -> WorkerContext:
         max_wait_s=values.max_wait_s,
         cancel_charge="none" if values.cancel_charge == "none" else "full",
         publish_window=values.publish_window,
+        share_by=values.fair_share_by,
         callbacks=Callbacks(database(), values.public_url),
         keep_raw=values.keep_raw,
         prompt_providers=[

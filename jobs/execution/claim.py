@@ -105,6 +105,7 @@ def _start(context: WorkerContext, hot: Hot, job_id: str, call_id: str) -> Start
         backoff_s=decide.RETRY_AFTER_MAX_S,
         window=context.publish_window,
         most=PUBLISH_AT_CLAIM,
+        share_by=context.share_by,
     )
 
 
@@ -178,6 +179,7 @@ def _claim_within(connection: Connection, context: WorkerContext, job_id: str) -
             row.weight,
             window=context.publish_window,
             most=PUBLISH_AT_CLAIM,
+            share_by=context.share_by,
         )
     lifecycle.hold(connection, row)
     failpoints.hit("claim.uncommitted")

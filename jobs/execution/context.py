@@ -11,6 +11,7 @@ from typing import Literal
 from core.db import Database
 from core.fair_pool import FairPool
 from jobs.dispatch.due import Turns
+from jobs.dispatch.publishing import ShareBy
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.decide import RETRY_AFTER_MAX_S, Adjustment, Facts
 from jobs.reads.worker import LiveJob
@@ -44,6 +45,7 @@ class WorkerContext:
     max_attempts: int
     cancel_charge: Literal["full", "none"]
     publish_window: int
+    share_by: ShareBy = "jobs"  # what a job counts in its account's share of a provider
     max_wait_s: float = 3600.0  # how long a job waits for an upstream that only asks to come back later
     callbacks: Callbacks | None = None
     keep_raw: bool = True  # whether the upstreams' own answers are kept with their calls

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from core.db import Hot, Statement
 from jobs import counts
 from jobs.call import planned
+from jobs.dispatch.publishing import ShareBy
 from jobs.reads.worker import LiveJob, OrderParts
 from jobs.states import JobStatus, SafePrompt
 
@@ -196,7 +197,7 @@ job AS (
     FROM seen, took
     WHERE jobs.id = seen.id AND took.taken > 0
     RETURNING jobs.id, jobs.account_id, jobs.operation, jobs.model, jobs.provider, jobs.n, jobs.fence, jobs.version,
-        jobs.unit_price, jobs.fallbacks, jobs.quoted, jobs.attempt, jobs.weight, jobs.published_at, jobs.safe_prompt,
+        jobs.unit_price, jobs.fallbacks, jobs.quoted, jobs.attempt, jobs.weight, jobs.safe_prompt,
         took.credential_id, took.base_url, took.limited AND seen.own IS NULL AS limited, seen.per_call,
         CAST(extract(epoch FROM jobs.started_at - jobs.created_at) AS float) AS queued_s,
         CAST(seen.worker ->> 'deadline_s' AS float) AS deadline_s
@@ -251,19 +252,37 @@ held AS (
         ) END, job.id, 'hold', 'acct:available', 'acct:held', job.quoted
     FROM job
 ),
--- The account's next jobs take the place of this one, which still counts as published here. If the credential has
--- a limit, accounts take turns instead (jobs/dispatch/refill.py), but where it is the account's own.
+-- The account's next jobs take the place of this one, which is left out here because it still counts as published. If
+-- the credential has a limit, accounts take turns instead (jobs/dispatch/refill.py), but where it is the account's own.
+-- The places of windows are counted as in jobs/dispatch/publishing.py.
 room AS (
-    SELECT CAST(:window AS int) * job.weight + CASE WHEN job.published_at IS NULL THEN 0 ELSE 1 END - (
-        SELECT count(*)
+    SELECT ceil(greatest(
+        w.weight - own.share,
+        least(w.size - own.share, (2 * w.size - w.weight * every.share - own.share) / 2)
+    ) - 0.01) AS free
+    FROM (
+        SELECT job.account_id, job.provider, job.weight, CAST(:window AS int) * job.weight AS size
+        FROM job WHERE NOT job.limited
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT coalesce(avg(share), 1) AS mean,
+            CASE WHEN count(*) < 8 * CAST(:window AS int) THEN coalesce(sum(share / weight) / avg(share), 0)
+                ELSE 2 * CAST(:window AS int) END AS share
         FROM (
-            SELECT 1 FROM jobs AS p
-            WHERE p.account_id = job.account_id AND p.provider = job.provider AND p.status = 'queued'
-                AND p.published_at IS NOT NULL
-            LIMIT CAST(:window AS int) * job.weight + 1
+            SELECT p.weight, job_share(:share_by, p.n, p.unit_price) AS share FROM jobs AS p
+            WHERE p.provider = w.provider AND p.status = 'queued' AND p.published_at IS NOT NULL AND p.id <> :id
+            ORDER BY p.account_id LIMIT 8 * CAST(:window AS int)
         ) AS published
-    ) AS free
-    FROM job WHERE NOT job.limited
+    ) AS every
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(share), 0) / every.mean AS share
+        FROM (
+            SELECT job_share(:share_by, p.n, p.unit_price) AS share FROM jobs AS p
+            WHERE p.account_id = w.account_id AND p.provider = w.provider AND p.status = 'queued'
+                AND p.published_at IS NOT NULL AND p.id <> :id
+            LIMIT CAST(:window AS int) * w.weight
+        ) AS published
+    ) AS own
 ),
 next AS (
     SELECT q.id FROM jobs AS q
@@ -310,6 +329,7 @@ def start(
     backoff_s: float,
     window: int,
     most: int,
+    share_by: ShareBy = "jobs",
 ) -> Started | Full | None:
     """QUEUED -> RUNNING, with everything recorded that must be before a paid call is sent.
 
@@ -317,7 +337,7 @@ def start(
     ``own`` is the base URL for accounts' own keys, null where it cannot use them.
     ``call_id``: a new id; the calls, ten at most, differ in its last digit. ``backoff_s``: by how many seconds after
     its call's deadline the job must have moved on. ``window`` and ``most``: the account's publishing window, and how
-    many of its next jobs to publish at most.
+    many of its next jobs to publish at most. ``share_by``: what a job counts in that window.
 
     Returns None if the job cannot start now or this is not its first attempt.
     """
@@ -332,6 +352,7 @@ def start(
             "backoff_s": backoff_s,
             "window": window,
             "most": most,
+            "share_by": share_by,
         },
     )
     if row is None:

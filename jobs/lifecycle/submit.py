@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from core.db import Hot, Statement
 from jobs import states
 from jobs.dispatch import publishing
+from jobs.dispatch.publishing import ShareBy
 from jobs.documents import StoredFallback, StoredInput, StoredMetadata, StoredRequest, StoredWebhook
 from jobs.reads import tasks
 from jobs.reads.tasks import Task
@@ -84,14 +85,53 @@ WITH paid AS (
     WHERE account_id = :account_id AND spendable >= CAST(:price AS bigint)
     RETURNING account_id, spendable
 ),
--- Free places in the account's window at this provider; no more rows are counted than the window has places.
+-- Free places in the account's window at this provider (jobs/dispatch/publishing.py).
 room AS (
-    SELECT CAST(:window AS int) * CAST(:weight AS int) - count(*) AS free
+    SELECT ceil(greatest(
+        w.weight - own.share,
+        least(w.size - own.share, (2 * w.size - w.weight * every.share - own.share) / 2)
+    ) - 0.01) AS free
     FROM (
-        SELECT 1 FROM jobs
-        WHERE account_id = :account_id AND provider = :provider AND status = 'queued' AND published_at IS NOT NULL
-        LIMIT CAST(:window AS int) * CAST(:weight AS int)
-    ) AS published
+        SELECT CAST(:weight AS int) AS weight, CAST(:window AS int) * CAST(:weight AS int) AS size
+    ) AS w
+    CROSS JOIN (
+        SELECT coalesce(avg(share), 1) AS mean,
+            CASE WHEN count(*) < 8 * CAST(:window AS int) THEN coalesce(sum(share / weight) / avg(share), 0)
+                ELSE 2 * CAST(:window AS int) END AS share
+        FROM (
+            SELECT p.weight, job_share(:share_by, p.n, p.unit_price) AS share FROM jobs AS p
+            WHERE p.provider = :provider AND p.status = 'queued' AND p.published_at IS NOT NULL
+            ORDER BY p.account_id LIMIT 8 * CAST(:window AS int)
+        ) AS published
+    ) AS every
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(share), 0) / every.mean AS share
+        FROM (
+            SELECT job_share(:share_by, p.n, p.unit_price) AS share FROM jobs AS p
+            WHERE p.account_id = :account_id AND p.provider = :provider AND p.status = 'queued'
+                AND p.published_at IS NOT NULL
+            LIMIT CAST(:window AS int) * CAST(:weight AS int)
+        ) AS published
+    ) AS own
+),
+crowd AS (
+    -- Where permits are few and jobs wait for them, a new one takes its turn with those (jobs/dispatch/refill.py). A
+    -- job by the account's own key needs none of these permits.
+    SELECT NOT CAST(:own_key AS boolean) AND EXISTS (
+        SELECT 1 FROM credentials AS c
+        WHERE c.provider = :provider AND c.account_id IS NULL AND c.paused_at IS NULL
+            AND (c.max_active IS NOT NULL OR c.max_per_minute IS NOT NULL)
+    ) AND NOT EXISTS (
+        SELECT 1 FROM providers AS s
+        WHERE s.name = :provider AND (s.paused_at IS NOT NULL OR s.open_until IS NOT NULL)
+    ) AND EXISTS (
+        SELECT 1 FROM (
+            SELECT q.published_at, q.attempt, q.own_key FROM jobs AS q
+            WHERE q.provider = :provider AND q.status = 'queued'
+            ORDER BY q.id LIMIT 64
+        ) AS oldest
+        WHERE oldest.published_at IS NULL AND oldest.attempt = 0 AND NOT oldest.own_key
+    ) AS waits
 ),
 job AS (
     INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority, status, money,
@@ -100,12 +140,13 @@ job AS (
     SELECT :id, :account_id, CAST(:weight AS int), :operation, :model, :provider, CAST(:n AS int),
         CAST(:low_priority AS boolean), 'queued', 'queued', CAST(:unit_price AS bigint), CAST(:price AS bigint),
         clock_timestamp() + make_interval(secs => :start_within_s),
-        CASE WHEN room.free > 0 AND NOT CAST(:low_priority AS boolean) THEN clock_timestamp() END,
+        CASE WHEN room.free > 0 AND NOT crowd.waits AND NOT CAST(:low_priority AS boolean)
+            THEN clock_timestamp() END,
         CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int),
         CASE WHEN CAST(:safe_prompt AS boolean) THEN 'wanted' END,
         clock_timestamp() + make_interval(secs => CAST(:cancel_after_s AS float)), CAST(:key_id AS text),
         CAST(:own_key AS boolean)
-    FROM room
+    FROM room CROSS JOIN crowd
     -- An order that costs nothing needs no balance.
     WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0
     RETURNING id, account_id, provider, model, quoted, created_at, start_deadline_at, published_at
@@ -156,19 +197,20 @@ FROM job
 """)
 
 
-def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Submitted:
+def submit(connection: Hot | Connection, job: NewJob, *, window: int, share_by: ShareBy = "jobs") -> Submitted:
     """Insert a job as QUEUED and reserve its price in the balance. Raises InsufficientCreditsError.
 
-    The row is inserted as published if the account's window has room, which saves the sweep the work. This is one
-    statement; low priority needs two, in the caller's transaction.
+    The row is inserted as published if the account's window has room, which saves the sweep the work, and no other
+    job waits for a permit of the provider. This is one statement; low priority needs two, in the caller's transaction.
     """
     hot = Hot.of(connection)
-    born = hot.one_or_none(SUBMIT, {**order_values(job), "window": window, "counted": tasks.QUEUE_COUNTED})
+    values = {**order_values(job), "window": window, "share_by": share_by, "counted": tasks.QUEUE_COUNTED}
+    born = hot.one_or_none(SUBMIT, values)
     if born is None:
         ledger.refuse(hot, job.account_id, job.quoted_microcredits)
     nudges = [states.run(job.provider, job.id, traceparent=job.traceparent)] if born.published else []
     if job.low_priority:
-        nudges = publishing.fill(hot, job.account_id, job.provider, job.weight, window=window)
+        nudges = publishing.fill(hot, job.account_id, job.provider, job.weight, window=window, share_by=share_by)
     if born.told:
         nudges = [*nudges, states.tell(job.id)]
     return Submitted(_task(job, born), nudges, spendable_microcredits=born.spendable)

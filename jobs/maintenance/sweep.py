@@ -270,8 +270,10 @@ class Sweeper:
                 log.info("tables_analysed", tables=names)
 
     def _fill_windows(self) -> list[Nudge]:
-        with self.context.database.autocommit() as connection:
-            nudges = refill.refill(connection, window=self.context.publish_window, most=PAGE)
+        with self.context.database.transaction() as connection:
+            nudges = refill.refill(
+                connection, window=self.context.publish_window, most=PAGE, share_by=self.context.share_by
+            )
         if nudges:
             counts.SWEEP_JOBS.of("published").inc(len(nudges))
         return nudges

@@ -75,6 +75,7 @@ def submission_of(
         references,
         default_deadline_s=settings.default_deadline_s,
         publish_window=settings.publish_window,
+        share_by=settings.fair_share_by,
         short_life_s=settings.short_life_s,
         receivers=receivers,
         cache=ResultCache(database, references.store, terms) if (terms := cache_terms(settings)) else None,

@@ -16,6 +16,7 @@ from core.ids import new_id
 from core.outbound.untrusted import Policy
 from core.outbound.urls import UnsafeUrlError, origin_of
 from jobs import counts, lifecycle, states
+from jobs.dispatch.publishing import ShareBy
 from jobs.documents import StoredFallback, StoredInput, StoredRequest, StoredSelection, StoredWebhook
 from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, SourceGoneError, Submitted
@@ -53,10 +54,10 @@ class SubmissionService:
     """Puts orders in the queue.
 
     ``publish_window``: how many jobs of an account may be published at a provider, per unit of its weight.
-    ``short_life_s``: how long the images of an order with ``store: false`` are kept after its end. ``receivers``: where
-    callbacks may go. ``admission``: the limits that orders have to keep. ``cache``: what answers equal orders; None:
-    every order is made. ``screening`` judges orders before anything of them is kept. ``own_keys``: who has keys of
-    providers; None: no one.
+    ``share_by``: what a job counts there. ``short_life_s``: how long the images of an order with ``store: false`` are
+    kept after its end. ``receivers``: where callbacks may go. ``admission``: the limits that orders have to keep.
+    ``cache``: what answers equal orders; None: every order is made. ``screening`` judges orders before anything of them
+    is kept. ``own_keys``: who has keys of providers; None: no one.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class SubmissionService:
         *,
         default_deadline_s: int,
         publish_window: int,
+        share_by: ShareBy = "jobs",
         short_life_s: int = 600,
         receivers: Policy | None = None,
         admission: Admission | None = None,
@@ -81,6 +83,7 @@ class SubmissionService:
         self._references = references
         self._default_deadline_s = default_deadline_s
         self._publish_window = publish_window
+        self._share_by: ShareBy = share_by
         self._short_life_s = short_life_s
         self._receivers = receivers or webhook_policy()
         self._cache = cache
@@ -156,10 +159,10 @@ class SubmissionService:
         if key is None and not job.low_priority and not self.admission.concerns(caller):
             # A single statement, which needs no BEGIN and COMMIT around it.
             with self._database.hot() as hot:
-                return lifecycle.submit(hot, job, window=self._publish_window)
+                return lifecycle.submit(hot, job, window=self._publish_window, share_by=self._share_by)
         with self._database.transaction() as connection:
             standings = self._admit(connection, caller, key, job)
-            submitted = lifecycle.submit(connection, job, window=self._publish_window)
+            submitted = lifecycle.submit(connection, job, window=self._publish_window, share_by=self._share_by)
             failpoints.hit("submit.uncommitted")
         return replace(submitted, standings=standings)
 

@@ -32,6 +32,7 @@ EMPTIED = (
     "webhook_messages",
     "webhook_endpoints",
     "webhook_account_secrets",
+    "dispatch_turns",
     "job_events",
     "jobs",
     "uploads",

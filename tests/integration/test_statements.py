@@ -42,6 +42,7 @@ HOTTEST = (
     "jobs.dispatch.due.TAKE_DUE",
     "jobs.dispatch.due.PROVIDERS_DUE",
     "jobs.dispatch.publishing.FILL",
+    "jobs.dispatch.publishing.FILL_TURNS",
     "jobs.dispatch.publishing.PAIRS",
     "jobs.dispatch.publishing.UNPUBLISH_LOST",
     "jobs.maintenance.sweep.EXPIRED",
@@ -170,11 +171,13 @@ def test_a_statement_finds_its_rows_by_an_index(transaction: psycopg.Connection[
 @pytest.mark.parametrize(
     ("name", "indexes"),
     [
-        ("jobs.lifecycle.start.START", {"jobs_published", "jobs_unpublished"}),
+        ("jobs.lifecycle.start.START", {"jobs_published_turns", "jobs_unpublished"}),
         ("jobs.dispatch.due.TAKE_DUE", {"jobs_waiting_due", "jobs_waiting_turns"}),
         ("jobs.dispatch.due.PROVIDERS_DUE", {"jobs_waiting_due"}),
-        ("jobs.dispatch.publishing.FILL", {"jobs_published", "jobs_unpublished"}),
-        ("jobs.dispatch.publishing.PAIRS", {"jobs_unpublished"}),
+        ("jobs.dispatch.publishing.FILL", {"jobs_published_turns", "jobs_unpublished"}),
+        ("jobs.dispatch.publishing.FILL_TURNS", {"jobs_unpublished"}),
+        ("jobs.dispatch.publishing.PAIRS", {"jobs_published_turns", "jobs_unpublished"}),
+        ("jobs.lifecycle.submit.SUBMIT", {"jobs_published_turns", "jobs_queue_order"}),
         ("jobs.dispatch.publishing.UNPUBLISH_LOST", {"jobs_republish"}),
         ("jobs.maintenance.sweep.EXPIRED", {"jobs_deadline"}),
         ("jobs.maintenance.sweep.ABANDONED", {"jobs_deadline"}),
@@ -194,6 +197,15 @@ def test_a_partial_index_is_used_by_its_statements(
 ) -> None:
     plan = generic_plan(transaction, STATEMENTS[name])
     assert indexes <= {node.get("Index Name") for node in nodes(plan)}, json.dumps(plan, indent=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["jobs.lifecycle.submit.SUBMIT", "jobs.lifecycle.start.START", "jobs.dispatch.publishing.FILL"]
+)
+def test_published_jobs_are_counted_by_their_provider(transaction: psycopg.Connection[Any], name: str) -> None:
+    """And not by reading the published ones of every provider."""
+    plan = generic_plan(transaction, STATEMENTS[name])
+    assert "jobs_republish" not in {node.get("Index Name") for node in nodes(plan)}, json.dumps(plan, indent=1)
 
 
 def test_a_column_added_under_a_running_process_breaks_no_statement(transaction: psycopg.Connection[Any]) -> None:

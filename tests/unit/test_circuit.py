@@ -22,6 +22,7 @@ from jobs.dispatch.circuit import (
     says_away,
 )
 from jobs.dispatch.limits import CredentialLimits
+from jobs.dispatch.publishing import Pair
 from jobs.dispatch.put_off import STAY_AWAY_MAX_S, Outlook, put_off, stay_away_s
 from jobs.dispatch.refill import turned
 from jobs.states import Outcome
@@ -278,5 +279,5 @@ def test_a_stalled_queue_lengthens_the_wait_at_once() -> None:
 
 
 def test_turns_start_anywhere_and_include_every_account() -> None:
-    pairs = [(f"acct_{number}", "openai", 1) for number in range(4)]
+    pairs = [Pair(f"acct_{number}", "openai", 1, 1.0, 0, 0.0, True) for number in range(4)]
     assert turned(pairs, 2) == [pairs[2], pairs[3], pairs[0], pairs[1]]
