@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from app_doubles import MINE, PNG, Edge, make_edge
+from structlog.testing import capture_logs
 
 from accounts.keys import Caller
 from jobs import counts
@@ -268,19 +269,16 @@ def test_opinions_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatc
     assert len(screening._opinions._kept) == 3
 
 
-def test_categories_of_a_counter_are_bounded_and_no_word_is_logged(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_categories_of_a_counter_are_bounded_and_no_word_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CATEGORIES_COUNTED", 2)
     screening = Screening([Double("bounded")])
     assert [screening._label(each) for each in ("a", "b", "c", "a")] == ["a", "b", "other", "a"]
     screening = Screening([Double("bounded")])
-    with pytest.raises(ContentRefusedError):
+    with capture_logs() as logs, pytest.raises(ContentRefusedError):
         screening.check(CALLER, _subject("gore that no one should read"))
     assert counts.REFUSALS.of("bounded", "violence")._value.get() == 1
-    told = capsys.readouterr()
-    assert "content_refused" in told.out + told.err
-    assert "no one should read" not in told.out + told.err
+    assert [each["event"] for each in logs] == ["content_refused"]
+    assert "no one should read" not in str(logs)
 
 
 def test_a_category_is_short_and_plain() -> None:

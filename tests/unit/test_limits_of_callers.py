@@ -13,6 +13,7 @@ from accounts.keys import Caller
 from app import create_app
 from app.http.cors import EXPOSED
 from jobs import counts
+from jobs.screening.screening import Screening
 from jobs.submission.admission import Installation
 from jobs.submission.building import submission_of
 from jobs.submission.load import LoadLimitError, LoadStanding
@@ -147,6 +148,7 @@ def _installation(**variables: str) -> Installation:
         *(settings, OrdersDatabase(), CATALOG, KeptReferences.__new__(KeptReferences)),
         configured=(),
         receivers=policy(),
+        screening=Screening(),
     )
     return service.admission.installation
 
