@@ -6,10 +6,12 @@ Every test that asks for ``database`` gets an empty, migrated one of its own, cl
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy import create_engine, text
 
 from core import schema
@@ -26,6 +28,8 @@ from tests.parallel import (  # noqa: F401 - hooks
 from tests.s3_server import running_s3
 
 _numbers = itertools.count(1)
+# As every process of ours logs. A thread of an earlier test may log at any time, and no command's output is to have it.
+structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 @pytest.fixture(scope="session")

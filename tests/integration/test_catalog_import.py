@@ -141,7 +141,7 @@ def test_an_upstream_that_is_away_disturbs_nothing(
     assert found["providers"]["openai"] == {"asked": False, "differences": {}, "new": 0}
     assert found["providers"]["wavespeed"]["differences"] == {"missing": 1}
     # Printed, or passed to logging where an earlier test of this process has set logs up.
-    said = capsys.readouterr().out + caplog.text
+    said = capsys.readouterr().err + caplog.text
     assert said.count("catalog_not_checked") == 1
     assert said.count("catalog_drift") == 1
     assert "test-key" not in said

@@ -145,6 +145,9 @@ class Upstreams:
     def configured(self) -> list[str]:
         return list(self.names)
 
+    def takes_own_keys(self, provider_name: str) -> bool:
+        return False
+
 
 @dataclass
 class World:

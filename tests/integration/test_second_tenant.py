@@ -107,6 +107,15 @@ CASES: dict[str, Case | list[Case]] = {
             "PATCH /api/admin/keys/<key_id>",
             "POST /api/admin/keys/<key_id>/revoke",
             "POST /api/admin/keys/<key_id>/rotate",
+            "POST /api/admin/keys/<key_id>/pause",
+            "POST /api/admin/keys/<key_id>/resume",
+            "GET /api/admin/abuse/rules",
+            "PATCH /api/admin/abuse/rules/<rule>",
+            "DELETE /api/admin/abuse/rules/<rule>",
+            "GET /api/admin/abuse/events",
+            "GET /api/admin/abuse/events/<event_id>",
+            "POST /api/admin/abuse/events/<event_id>/acknowledge",
+            "POST /api/admin/abuse/test",
             "GET /api/admin/grants",
             "POST /api/admin/grants",
             "GET /api/admin/actions",
@@ -379,7 +388,7 @@ def _furnish(client: FlaskClient, engine: Engine, owner: Owner) -> None:
     made("POST", "/api/image-tasks/generations", json=task)
     data = {"purpose": "batch", "file": (io.BytesIO(json.dumps(order).encode()), "x.jsonl")}
     words["lines"] = made("POST", "/v1/files", data=data)["id"]
-    data = {"purpose": "batch", "file": (io.BytesIO(CANARY.encode()), "x.jsonl")}
+    data = {"purpose": "batch", "file": (io.BytesIO(json.dumps({"prompt": CANARY}).encode()), "x.jsonl")}
     words["spare_lines"] = made("POST", "/v1/files", data=data)["id"]
     wanted = {"input_file_id": words["lines"], "endpoint": "/v1/images/edits", "completion_window": "24h"}
     words["batch"] = made("POST", "/v1/batches", json=wanted)["id"]

@@ -87,7 +87,7 @@ def test_any_exception_of_a_client_library_is_only_logged(
     monkeypatch.setattr(away._producers, "acquire", broken)
     assert away.publish([run("openai", "job_x")]) is False
     # By the one or the other, as an earlier test of this process has configured logging or not.
-    assert "publishing_crashed" in capsys.readouterr().out + caplog.text
+    assert "publishing_crashed" in capsys.readouterr().err + caplog.text
 
 
 def test_messages_are_sent_while_only_the_redis_for_wake_ups_is_away(redis_url: str) -> None:
