@@ -26,7 +26,7 @@ from jobs.batches.lines import LineRead, ReadLine
 from jobs.batches.validating import faults_of
 from jobs.dispatch import publishing
 from jobs.documents import StoredRefusal
-from jobs.errors import FaultsError
+from jobs.errors import ContentRefusedError, FaultsError
 from jobs.reads.batches import Batch, LineDialect
 from jobs.reads.files import lines_from
 from jobs.states import Nudge, Signal
@@ -179,13 +179,14 @@ class Feeder:
                 for number, raw in page:
                     if number not in taken and not self._submit(batch, caller, number, raw, refused):
                         return
+                    if refused and refused[-1][2]["code"] == ContentRefusedError.code:
+                        self._refuse(batch, refused)  # a page that is tried again must not count the refusal again
                     if time.monotonic() - noted_at > NOTE_EVERY_S:  # screens may take seconds for each line
                         noted_at = time.monotonic()
                         self._note(batch)
             finally:
                 if refused:
-                    with self.database.autocommit() as connection:
-                        moves.refuse(connection, batch.id, refused)
+                    self._refuse(batch, refused)
             with self.database.autocommit() as connection:
                 moves.advance(connection, batch.id, at)
                 moves.look_again(connection, batch.id, LEASE_S)
@@ -215,6 +216,12 @@ class Feeder:
         if refused is not None:
             refusals.append((number, line.custom_id, refused))
         return True
+
+    def _refuse(self, batch: Batch, refused: list[Refused]) -> None:
+        """Write down lines that are refused, and empty the list. Raises DatabaseAwayError."""
+        with self.database.autocommit() as connection:
+            moves.refuse(connection, batch.id, refused)
+        refused.clear()
 
     def _is_taken(self, batch: Batch, number: int) -> bool:
         """Whether the line was refused by another feeder meanwhile; else the batch is being stopped."""

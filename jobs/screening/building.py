@@ -15,7 +15,6 @@ from jobs.screening.hook import HookScreen
 from jobs.screening.moderation import ModerationScreen, limits_of
 from jobs.screening.screening import Screening, recorder
 from jobs.screening.subject import Screen
-from jobs.screening.words import WordsFileError, WordsScreen
 from providers.http.client import Outgoing, UpstreamSession
 
 POOL_SIZE = 50
@@ -52,6 +51,8 @@ def screens_of(settings: Settings, env: Mapping[str, str]) -> list[Screen]:
 
 
 def _words(settings: Settings, _env: Mapping[str, str]) -> Screen:
+    from jobs.screening.words import WordsFileError, WordsScreen  # loads RE2, which no one else needs
+
     if settings.screen_words is None:
         raise SettingsError("the screen words needs DARKROOM_SCREEN_WORDS, the file of the words")
     try:

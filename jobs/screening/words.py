@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -103,8 +103,7 @@ class Words:
         """The category of what is in a text, the first of the file where there are several. Raises TimeoutError."""
         text = folded(text)
         found = set(self.phrases.search(text, ends_at=ends_at))
-        if (pattern := self.patterns.search(text, ends_at=ends_at)) is not None:
-            found.add(self.patterns_of[pattern])
+        found.update(self.patterns_of[number] for number in self.patterns.search(text, ends_at=ends_at))
         if is_negative:
             found &= self.negative
         return self.categories[min(found)] if found else None
@@ -149,8 +148,7 @@ def read(path: Path) -> Words:
 def _built(path: Path, file: _File) -> Words:
     by_word: dict[str, list[tuple[tuple[str, ...], int]]] = {}
     literal: list[tuple[str, int]] = []
-    patterns: list[str] = []
-    patterns_of: list[int] = []
+    patterns: list[tuple[int, str, str]] = []  # the number of the category, where it stands, and the pattern
     faults: list[str] = []
     for number, (name, category) in enumerate(file.categories.items()):
         for at, word in enumerate(category.words):
@@ -163,27 +161,33 @@ def _built(path: Path, file: _File) -> Words:
             else:
                 literal.append((term, number))
         for at, pattern in enumerate(category.patterns):
-            try:
-                Patterns([pattern])
-            except PatternError as error:
-                faults.append(f"categories.{name}.patterns.{at}: {error}")
-            else:
-                patterns.append(pattern)
-                patterns_of.append(number)
+            patterns.append((number, f"categories.{name}.patterns.{at}", pattern))
     terms = sum(len(each.words) + len(each.patterns) for each in file.categories.values())
     if not terms:
         faults.append("has no word and no pattern")
     if terms > MAX_TERMS:
         faults.append(f"has more than {MAX_TERMS} words and patterns")
-    automaton = Patterns([])
+    together = Patterns([])
     try:
-        automaton = Patterns(patterns)
+        together = Patterns([pattern for _, _, pattern in patterns])
     except PatternError as error:
-        faults.append(f"patterns: {error}")
+        faults += _faults_of((place, pattern) for _, place, pattern in patterns) or [f"patterns: {error}"]
     if faults:
         raise WordsFileError(f"{path}: {'; '.join(faults[:50])}")
     negative = frozenset(at for at, each in enumerate(file.categories.values()) if each.negative_prompt)
-    return Words(list(file.categories), _Phrases(by_word, literal), automaton, patterns_of, negative, terms)
+    patterns_of = [number for number, _, _ in patterns]
+    return Words(list(file.categories), _Phrases(by_word, literal), together, patterns_of, negative, terms)
+
+
+def _faults_of(patterns: Iterable[tuple[str, str]]) -> list[str]:
+    """What is wrong with patterns, each by itself, by the place at which it stands."""
+    faults: list[str] = []
+    for place, pattern in patterns:
+        try:
+            Patterns([pattern])
+        except PatternError as error:
+            faults.append(f"{place}: {error}")
+    return faults
 
 
 @dataclass(slots=True)

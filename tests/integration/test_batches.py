@@ -31,6 +31,8 @@ from jobs.batches.feeder import Feeder
 from jobs.errors import LinesFileError
 from jobs.maintenance import audit
 from jobs.maintenance.uploads import delete_expired_files
+from jobs.screening.screening import Screening, recorder
+from jobs.screening.words import WordsScreen
 from jobs.states import Nudge, Signal
 from quota import ledger
 from webhooks import endpoints
@@ -378,6 +380,39 @@ def test_a_feeder_that_is_killed_anywhere_submits_no_line_twice_and_loses_none(h
     assert sorted(house.prompts()) == sorted(f"prompt {number}" for number in range(12))
     assert house.read(batch)["status"] == "completed"
     assert house.audit() == []
+
+
+def test_a_line_that_a_screen_refused_is_not_screened_again_by_the_next_feeder(
+    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The feeder dies in the same page, and writes nothing down any more."""
+    (tmp_path / "words.yaml").write_text("categories: {bad: {words: [gore]}}")
+    screen = WordsScreen.of(tmp_path / "words.yaml")
+    record = recorder(house.database)
+    monkeypatch.setattr(house.services.submission, "screening", Screening([screen], record=record))
+    lines = [line("0"), line("1", body=order("gore")), line("2")]
+    batch = house.batch(lines)
+    house.feed()
+    house.broker.dies_after = 2
+    with monkeypatch.context() as killed, suppress(KilledError):
+        killed.setattr(Feeder, "_refuse", _only_while_alive(house.broker))
+        house.feed()
+    house.broker.dies_after = None
+    house.feed()
+    assert house.sql("SELECT category FROM screening_refusals") == ["bad"]
+    house.end_jobs()
+    house.feed(2)
+    assert house.read(batch)["request_counts"] == {"total": 3, "completed": 0, "failed": 3}
+
+
+def _only_while_alive(broker: Broker) -> Any:
+    refuse = Feeder._refuse
+
+    def refuse_while_alive(*args: Any) -> None:
+        if len(broker.sent) < 2:
+            refuse(*args)
+
+    return refuse_while_alive
 
 
 def test_cancelling_ends_the_jobs_and_writes_down_what_was_not_submitted(house: House) -> None:

@@ -151,6 +151,20 @@ CASES: dict[str, tuple[Series, Series, dict[str, str]]] = {
         {'darkroom_abuse_events_total{rule="refusals",action="log"}': "+1"},
         {"rule": "refusals"},
     ),
+    "DarkroomScreenFails": (
+        {
+            'darkroom_screening_failures_total{screen="hook",reason="url_too_slow"}': "+10",
+            'darkroom_screening_failures_total{screen="hook",reason="bad_status"}': "+10",
+            'darkroom_screening_duration_seconds_count{screen="hook"}': "+60",
+            'darkroom_screening_duration_seconds_count{screen="words"}': "+600",
+        },
+        {
+            'darkroom_screening_failures_total{screen="hook",reason="url_too_slow"}': "+2",
+            'darkroom_screening_refusals_total{screen="hook",category="violence"}': "+50",
+            'darkroom_screening_duration_seconds_count{screen="hook"}': "+60",
+        },
+        {"screen": "hook"},
+    ),
     "DarkroomDiskFull": (
         {"darkroom_disk_free_bytes": "5", "darkroom_disk_size_bytes": "100"},
         {"darkroom_disk_free_bytes": "50", "darkroom_disk_size_bytes": "100"},
