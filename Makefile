@@ -40,6 +40,9 @@ demo: setup  ## Run one job through the whole service and show the image's path.
 up: setup  ## Run the whole service here until Ctrl-C.
 	@$(RUN) up
 
+# Empty is as good as unset: where it is set, the hundreds of processes the tests start would each compile our code.
+test test-unit: export PYTHONDONTWRITEBYTECODE =
+
 test: setup-dev  ## Run every test, one more at once than there are cores.
 	@$(PY) -m pytest -q -n $$(($$(nproc) + 1))
 

@@ -6,6 +6,7 @@ variables a provider has stands in the block of its ``models.yaml``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,18 +45,25 @@ def value_of(env: Mapping[str, str], name: str) -> str | None:
 
 
 def _read() -> Iterator[tuple[str, Variables]]:
-    """Each provider's block. Only YAML is read: entries are checked where models are needed."""
+    """Each provider's block, without the models behind it: entries are read where models are needed."""
     found = provider_files(PACKAGED)
-    for name in in_order(found, _yaml(common_file(PACKAGED))["order"]["providers"]):
-        block = _yaml(found[name])["provider"]
+    for name in in_order(found, _block(common_file(PACKAGED), "order")["providers"]):
+        block = _block(found[name], "provider")
         needed = tuple((each,) if isinstance(each, str) else tuple(each) for each in block["env"])
         own_keys = block.get("own_keys")
         house_only = None if own_keys is None else tuple(own_keys.get("house_only", ()))
         yield name, Variables(needed, tuple(block.get("env_optional", ())), block.get("adapter", True), house_only)
 
 
-def _yaml(path: Path) -> Any:
-    return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both safe
+def _block(path: Path, key: str) -> Any:
+    """What stands under a key at the top of a file, whose rest is not parsed: it is a hundred times as long.
+
+    Raises KeyError where no line begins with the key.
+    """
+    found = re.search(rf"^{key}:.*\n(?:(?:[ #].*)?\n)*", path.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise KeyError(f"{path}: no {key}")
+    return yaml.load(found[0], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))[key]  # noqa: S506 - both safe
 
 
 PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(dict(_read()))

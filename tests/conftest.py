@@ -25,6 +25,7 @@ from tests.parallel import (  # noqa: F401 - hooks
     pytest_sessionstart,
     pytest_xdist_make_scheduler,
 )
+from tests.quick_routes import pytest_configure  # noqa: F401 - a hook
 from tests.s3_server import running_s3
 
 _numbers = itertools.count(1)

@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -99,8 +100,18 @@ class _Part:
 def read(root: Path) -> CatalogData:
     """Read the catalogue below a folder: ``catalog/catalog.yaml``, and ``upstreams/*/models.yaml`` for each provider.
 
+    The packaged one is read once: a running process keeps its code, and its package's data with it.
     Raises: CatalogError naming every fault with its file, OSError.
     """
+    return _packaged() if root == files.PACKAGED else _read(root)
+
+
+@cache
+def _packaged() -> CatalogData:
+    return _read(files.PACKAGED)
+
+
+def _read(root: Path) -> CatalogData:
     common = _File.of(files.common_file(root))
     found = {name: _File.of(path) for name, path in files.provider_files(root).items()}
     if faults := _told(root, common, found):  # before the rest: what is missing in one file reads as faults of others

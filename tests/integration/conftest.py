@@ -56,6 +56,16 @@ EMPTIED = (
     "usage_steps",
 )
 
+# Sent as one, for a round trip each takes most of the time. Only the owner can disable the trigger; the tests of the
+# ledger test that it guards.
+_EMPTY = "; ".join(
+    (
+        "ALTER TABLE transfers DISABLE TRIGGER transfers_are_final",
+        *(f"DELETE FROM {table}" for table in EMPTIED),
+        "ALTER TABLE transfers ENABLE TRIGGER transfers_are_final",
+    )
+)
+
 
 @pytest.fixture(scope="session")
 def shared_database(postgres_url: str) -> Iterator[Database]:
@@ -72,11 +82,7 @@ def shared_database(postgres_url: str) -> Iterator[Database]:
 def database(shared_database: Database) -> Database:
     """One database per test process, emptied before each test: fifty times quicker than a new one."""
     with shared_database.transaction() as connection:
-        # Only the owner can disable the trigger; the tests of the ledger test that it guards.
-        connection.execute(text("ALTER TABLE transfers DISABLE TRIGGER transfers_are_final"))
-        for table in EMPTIED:
-            connection.execute(text(f"DELETE FROM {table}"))
-        connection.execute(text("ALTER TABLE transfers ENABLE TRIGGER transfers_are_final"))
+        connection.exec_driver_sql(_EMPTY)
     return shared_database
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from sqlalchemy import text
 from submissions import make_submission
+from worker_forks import Forks
 
 from accounts.accounts import create_account
 from accounts.keys import Caller, create_key
@@ -51,6 +52,7 @@ class Stage:
     environ: Mapping[str, str]
     redis_url: str
     publish: Callable[[list[Nudge]], bool]
+    forks: Forks | None = None  # for worker_dies_at
     submission: SubmissionService = field(init=False)
     customer: Caller = field(init=False)
     token: str = field(init=False)
@@ -162,12 +164,13 @@ class Stage:
                 process.wait()
 
     def worker_dies_at(self, failpoint: str, **changed: str) -> int:
-        """Start a worker with a failpoint and return its exit code; raises AssertionError if it does not end."""
-        with self.process("workers", failpoint=failpoint, **changed) as worker:
-            try:
-                return worker.wait(DIES_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                raise AssertionError(f"no worker died at {failpoint}: {self.rows('SELECT * FROM jobs')}") from None
+        """Run a worker with a failpoint and return its exit code; raises AssertionError if it does not end."""
+        log = Path(self.environ["DARKROOM_VAR"]) / "workers.log"
+        assert self.forks is not None
+        try:
+            return self.forks.run({**self.environ, VARIABLE: failpoint, **changed}, log, DIES_WITHIN_S)
+        except TimeoutError:
+            raise AssertionError(f"no worker died at {failpoint}: {self.rows('SELECT * FROM jobs')}") from None
 
 
 def until(question: Callable[[], Any], within_s: float, what: Callable[[], object]) -> Any:
@@ -187,6 +190,7 @@ def build_stage(
     var: Path,
     upstreams: Mapping[str, str],
     publish: Callable[[list[Nudge]], bool],
+    forks: Forks | None = None,
 ) -> Stage:
     var.mkdir(mode=0o700)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DARKROOM_", "CELERY_"))}
@@ -202,4 +206,4 @@ def build_stage(
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
     }
-    return Stage(Database(make_engine(database_url, pool_size=4)), environ, redis_url, publish)
+    return Stage(Database(make_engine(database_url, pool_size=4)), environ, redis_url, publish, forks)

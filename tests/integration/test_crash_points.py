@@ -1,6 +1,7 @@
 """kill -9 at every crash point: the job ends as it must, is bought at most once, and the books balance.
 
-Real workers die at their points, in parallel lanes; then one clean worker per lane brings every job to its end.
+Workers die at their points, in parallel lanes; then one clean ``python -m workers`` per lane brings every job to its
+end.
 A call with its own dedupe key (chatgpt2api, ``Recovery.RESEND``) always ends with its image, bought once. A call that
 cannot be looked up (OpenAI, ``Recovery.NEVER``) is never sent twice: if its outcome is unknown, the job fails and the
 credits are returned.
@@ -20,9 +21,10 @@ from typing import Any
 
 import pytest
 import requests
-from crash_stage import GRANTED, Stage, build_stage, until
+from crash_stage import GRANTED, ROOT, Stage, build_stage, until
 from receivers import make_sender, receiver
 from sqlalchemy import create_engine, text
+from worker_forks import Forks, worker_forks
 
 from core import failpoints
 from core.embedded.ports import free_ports
@@ -134,13 +136,16 @@ def stages(
         "OPENAI_API_KEY": "test-key",
     }
     folder = tmp_path_factory.mktemp("crashes")
-    built = [_stage(lane, postgres_url, redis_url, folder, upstreams) for lane in range(LANES + 1)]
-    yield built
+    with worker_forks(folder, ROOT) as forks:
+        built = [_stage(lane, postgres_url, redis_url, folder, upstreams, forks) for lane in range(LANES + 1)]
+        yield built
     for stage in built:
         stage.database.dispose()
 
 
-def _stage(lane: int, postgres_url: str, redis_url: str, folder: Path, upstreams: dict[str, str]) -> Stage:
+def _stage(  # noqa: PLR0917
+    lane: int, postgres_url: str, redis_url: str, folder: Path, upstreams: dict[str, str], forks: Forks
+) -> Stage:
     administrator = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     with administrator.connect() as connection:
         connection.execute(text(f"DROP DATABASE IF EXISTS crash_{lane} WITH (FORCE)"))
@@ -154,6 +159,7 @@ def _stage(lane: int, postgres_url: str, redis_url: str, folder: Path, upstreams
         var=folder / str(lane),
         upstreams=upstreams,
         publish=Publisher(own_redis, own_redis).publish,
+        forks=forks,
     )
 
 

@@ -461,9 +461,9 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
     variants: list[Any] = []
     trouble: dict[str, str | None] = {"database": None, "redis": None, "storage": None, "migrations": None}
     signer = Signer({"k1": b"s" * 32})
-    callbacks = Callbacks(None, settings_of(variables).public_url)
-    callbacks.__dict__["_key"] = b"c" * 32  # else it would be read from the database
     settings = settings_of(variables)
+    callbacks = Callbacks(None, settings.public_url)
+    callbacks.__dict__["_key"] = b"c" * 32  # else it would be read from the database
 
     def variant(key: str, mime: str, **asked: Any) -> StoredImage:
         variants.append((key, asked))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from providers import configured, registry
 from providers.catalog import catalog
+from providers.catalog.files import PACKAGED, common_file, provider_files
 from providers.configured import PROVIDERS, configured_names
 from sandbox.emulators import Emulator, all_emulators, environ
 
@@ -115,3 +118,18 @@ def test_asking_what_is_configured_loads_no_adapter() -> None:
     )
     env = {"PYTHONPATH": ":".join(filter(None, [".", *sys.path]))}
     assert subprocess.run([sys.executable, "-c", program], check=False, env=env).returncode == 0
+
+
+def test_a_providers_block_is_what_the_whole_file_says_under_its_key() -> None:
+    for path in (common_file(PACKAGED), *provider_files(PACKAGED).values()):
+        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+        key = "order" if "order" in whole else "provider"
+        assert configured._block(path, key) == whole[key]
+
+
+def test_a_block_ends_where_the_next_key_begins(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text("a: 1\nprovider:  # of the folder\n  env: [A]\n\n# said\n  title: T\nmodels:\n- {id: m}\n")
+    assert configured._block(path, "provider") == {"env": ["A"], "title": "T"}
+    with pytest.raises(KeyError, match="no price"):
+        configured._block(path, "price")
