@@ -23,7 +23,7 @@ def opened(page: Path, fragment: str, profile: Path) -> str:
         pytest.skip("no Chromium here; .ci/run installs Debian's")
     with _origin(page.parent) as origin:
         command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
-                   "--timeout=20000", "--virtual-time-budget=60000", "--dump-dom",
+                   "--timeout=60000", "--virtual-time-budget=60000", "--dump-dom",
                    f"{origin}/{page.name}#{fragment}"]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=True)
     return done.stdout
