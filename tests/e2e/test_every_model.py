@@ -74,14 +74,14 @@ def details(service: Service) -> dict[str, Detail]:
 @pytest.fixture(scope="module")
 def run(service: Service, details: dict[str, Detail]) -> Run:
     """Every order is sent before the first is waited for."""
-    # Drawing is half of the sandbox's work, and what it draws for words alone is looked at elsewhere.
-    service.sandbox("settings", prepared=True)
+    # Drawing and decoding is most of the work, and large images and what is drawn for words are looked at elsewhere.
+    service.sandbox("settings", prepared=True, edge_max_px=schema_orders.SIDE_PX)
     before = _accepted(service)
     sent = in_order(lambda each: _send(service, details[each[0]], *each[1:]), EXPECTED)
     tasks = in_order(lambda pair: service.ended(pair[1]["id"], WITHIN_S), sent)
     files = in_order(lambda task: _files(service, task), tasks)
     after = _accepted(service)
-    service.sandbox("settings", prepared=False)
+    service.sandbox("settings", prepared=False, edge_max_px=0)
     ran = zip(EXPECTED, sent, tasks, files, strict=True)
     outcomes = {key: Outcome(details[key[0]], order, task, kept) for key, (order, _), task, kept in ran}
     return Run(outcomes, after - before)
