@@ -31,6 +31,7 @@ from quota import ledger
 from sandbox.counts import prompt_hash
 from sandbox.testing import Sandbox, running_sandbox
 from storage.media import Media
+from tests.commands import darkroom_here
 from tests.s3_server import ACCESS_KEY_ID, SECRET_KEY, new_bucket
 from workers.enqueue import Publisher
 
@@ -95,21 +96,12 @@ def target(postgres_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def darkroom(stage: Stage, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-    """What the command does and says; in this process, for a start takes longer than most commands."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in set(os.environ) - set(stage.environ):
-            patch.delenv(name)
-        for name, value in {**stage.environ, **changed}.items():
-            patch.setenv(name, value)
-        patch.chdir(Path(stage.environ["DARKROOM_VAR"]).parent)
-        done = CliRunner().invoke(main, arguments)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+    here = Path(stage.environ["DARKROOM_VAR"]).parent
+    return darkroom_here(arguments, {**stage.environ, **changed}, here)
 
 
 def darkroom_process(stage: Stage, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-    """As :func:`darkroom`, in a process of its own."""
+    """As an operator runs it, in a process of its own."""
     code = "import sys; from app.cli import main; sys.argv[0] = 'darkroom'; main()"
     here = Path(stage.environ["DARKROOM_VAR"]).parent
     return subprocess.run(
