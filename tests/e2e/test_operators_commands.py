@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from tests.commands import darkroom_here
 from tests.e2e.conftest import Service
 
 PROMPT = "ein roter Fuchs ✓ for the operator"
@@ -19,14 +21,23 @@ DARKROOM = "import sys; from app.cli import main; sys.argv[0] = 'darkroom'; main
 
 def darkroom(service: Service, *arguments: str, key: str = "") -> subprocess.CompletedProcess[str]:
     """The command in the place of the service; without ``key`` by the admin's."""
+    return darkroom_here(arguments, _environ(service, key), Path.cwd())
+
+
+def darkroom_process(service: Service, *arguments: str, key: str = "") -> subprocess.CompletedProcess[str]:
+    """As an operator runs it, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-c", DARKROOM, *arguments],
-        env={**service.running.environ, "DARKROOM_KEY": key},
+        env=_environ(service, key),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def _environ(service: Service, key: str) -> dict[str, str]:
+    return {**service.running.environ, "DARKROOM_KEY": key}
 
 
 def said(service: Service, *arguments: str) -> str:
@@ -70,7 +81,8 @@ def theirs(service: Service, studio: str) -> dict[str, Any]:
 
 
 def test_a_task_of_another_account_is_found_by_what_is_known_of_it(service: Service, theirs: dict[str, Any]) -> None:
-    upstream_id = json.loads(said(service, "show", theirs["id"], "--json"))["calls"][0]["upstream_id"]
+    shown = darkroom_process(service, "show", theirs["id"], "--json")
+    upstream_id = json.loads(shown.stdout)["calls"][0]["upstream_id"]
     refused = theirs["refused"]
     for conditions in (
         ("--request-id", "order-of-studio"),
@@ -112,9 +124,9 @@ def test_without_the_scope_admin_no_other_account_is_seen(
     service: Service, studio: str, theirs: dict[str, Any]
 ) -> None:
     ours = service.wait_for("generate", prompt="the admin's own")
-    searched = darkroom(service, "tasks", "--account", "admin", key=studio)
+    searched = darkroom_process(service, "tasks", "--account", "admin", key=studio)
     assert (searched.returncode, "scope admin" in searched.stderr, searched.stdout) == (4, True, "")
-    shown = darkroom(service, "show", ours["id"], key=studio)
+    shown = darkroom_process(service, "show", ours["id"], key=studio)
     assert (shown.returncode, "not_found" in shown.stderr, shown.stdout) == (1, True, "")
     listed = darkroom(service, "tasks", key=studio)
     assert theirs["id"] in listed.stdout and ours["id"] not in listed.stdout

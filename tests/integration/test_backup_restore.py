@@ -31,12 +31,14 @@ from quota import ledger
 from sandbox.counts import prompt_hash
 from sandbox.testing import Sandbox, running_sandbox
 from storage.media import Media
+from tests.commands import darkroom_here
 from tests.s3_server import ACCESS_KEY_ID, SECRET_KEY, new_bucket
 from workers.enqueue import Publisher
 
 CLASS_A, CLASS_C = "chatgpt2api/gpt-image-2", "gpt-image-2"
 IN_FLIGHT = 40
 NEVER_S = 100_000.0
+Run = Callable[..., subprocess.CompletedProcess[str]]
 LEFT = """
 SELECT j.status, c.provider, c.outcome, c.error_code, c.missing_since, c.give_up_at - now(), count(*)
 FROM jobs AS j JOIN upstream_calls AS c ON c.job_id = j.id WHERE j.finished_at IS NULL GROUP BY 1, 2, 3, 4, 5, 6
@@ -94,6 +96,12 @@ def target(postgres_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def darkroom(stage: Stage, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+    here = Path(stage.environ["DARKROOM_VAR"]).parent
+    return darkroom_here(arguments, {**stage.environ, **changed}, here)
+
+
+def darkroom_process(stage: Stage, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+    """As an operator runs it, in a process of its own."""
     code = "import sys; from app.cli import main; sys.argv[0] = 'darkroom'; main()"
     here = Path(stage.environ["DARKROOM_VAR"]).parent
     return subprocess.run(
@@ -107,9 +115,9 @@ def darkroom(stage: Stage, *arguments: str, **changed: str) -> subprocess.Comple
     )
 
 
-def backed_up(stage: Stage, tmp_path: Path) -> Path:
+def backed_up(stage: Stage, tmp_path: Path, run: Run = darkroom) -> Path:
     folder = tmp_path / "backup"
-    done = darkroom(stage, "backup", str(folder))
+    done = run(stage, "backup", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -123,8 +131,8 @@ def database_of(target: dict[str, str]) -> Database:
     return Database(make_engine(target["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://")))
 
 
-def refusal(stage: Stage, folder: Path, target: dict[str, str], *options: str) -> str:
-    done = darkroom(stage, "restore", str(folder), *options, **target)
+def refusal(stage: Stage, folder: Path, target: dict[str, str], *options: str, run: Run = darkroom) -> str:
+    done = run(stage, "restore", str(folder), *options, **target)
     assert done.returncode == 2, (done.stdout, done.stderr)
     return done.stderr
 
@@ -143,7 +151,7 @@ def test_jobs_in_flight_at_the_dump_end_right_and_none_is_bought_twice(
     with stage.process("workers") as worker:
         until(lambda: _accepted(sandbox, jobs) == IN_FLIGHT, 60, lambda: stage.rows("SELECT * FROM upstream_calls"))
         until(lambda: stage.rows("SELECT 1 FROM jobs WHERE status = 'waiting'"), 30, lambda: "waiting")
-        folder = backed_up(stage, tmp_path)
+        folder = backed_up(stage, tmp_path, darkroom_process)
         assert manifest_of(folder)["counts"]["open_calls"] == IN_FLIGHT
         later = {stage.order(f"later {number}", CLASS_A): f"later {number}" for number in range(10)}
         until(lambda: _accepted(sandbox, later) == len(later), 30, lambda: "orders after the backup")
@@ -153,7 +161,7 @@ def test_jobs_in_flight_at_the_dump_end_right_and_none_is_bought_twice(
     for number in range(5):
         stage.order(f"unread {number}", CLASS_A)
 
-    done = darkroom(stage, "restore", str(folder), **target)
+    done = darkroom_process(stage, "restore", str(folder), **target)
     assert done.returncode == 0, done.stderr
     assert "clean: every invariant holds" in done.stdout
     sandbox.advance_clock(3 * NEVER_S)  # what the upstream was making is made, however long its prompt takes
@@ -448,7 +456,7 @@ def test_a_backup_that_is_not_whole_changes_nothing(
         folder = Path(shutil.copytree(whole, tmp_path / name))
         NOT_WHOLE[name][0](folder)
         if name == "unfinished":
-            return refusal(stage, folder, target)
+            return refusal(stage, folder, target, run=darkroom_process)
         done = CliRunner().invoke(main, ["restore", str(folder)])
         assert done.exit_code == 2, done.output
         return done.output
