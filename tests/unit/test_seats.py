@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import gevent
 import pytest
@@ -69,7 +71,7 @@ def test_a_client_that_leaves_is_noticed_and_one_that_goes_on_is_not(sent: bytes
 
 def test_a_wait_whose_client_has_left_ends_and_a_loop_over_it_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(waits_module.time, "sleep", pauses.append)
+    monkeypatch.setattr(waits_module, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
     task = make_task()
     waits = Waits(lambda ids: {}, None, poll_s=3600)
     monkeypatch.setattr(waits, "_start", lambda: None)
@@ -101,7 +103,7 @@ def test_a_stop_ends_every_wait() -> None:
 
 def test_a_loop_over_waits_does_not_spin_while_the_process_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(waits_module.time, "sleep", pauses.append)
+    monkeypatch.setattr(waits_module, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
     waits = Waits(lambda ids: {}, None)
     monkeypatch.setattr(waits, "_start", lambda: None)
     waits.stop()
