@@ -26,8 +26,11 @@ INVARIANTS: dict[str, str] = {
         ), queue AS (
             SELECT account_id, sum(quoted) AS quoted FROM jobs WHERE money = 'queued' GROUP BY account_id
         )
-        SELECT account_id, format('row %s, transfers %s, queued jobs %s',
-            coalesce(b.spendable::text, 'gone'), coalesce(said.available, 0), coalesce(queue.quoted, 0))
+        SELECT account_id, format(
+            'row %s, which is %s micro-credits beyond transfers %s less queued jobs %s',
+            coalesce(b.spendable::text, 'gone'),
+            coalesce(b.spendable, 0) - coalesce(said.available, 0) + coalesce(queue.quoted, 0),
+            coalesce(said.available, 0), coalesce(queue.quoted, 0))
         FROM balances AS b FULL JOIN said USING (account_id) FULL JOIN queue USING (account_id)
         WHERE coalesce(b.spendable, 0) <> coalesce(said.available, 0) - coalesce(queue.quoted, 0)
     """,
@@ -39,8 +42,11 @@ INVARIANTS: dict[str, str] = {
         ), queue AS (
             SELECT account_id, sum(quoted) AS quoted FROM jobs WHERE money = 'queued' GROUP BY account_id
         )
-        SELECT account_id, format('row %s, transfers hold %s, queued jobs %s',
-            coalesce(b.reserved::text, 'gone'), coalesce(said.held, 0), coalesce(queue.quoted, 0))
+        SELECT account_id, format(
+            'row %s, which is %s micro-credits beyond transfers held %s and queued jobs %s',
+            coalesce(b.reserved::text, 'gone'),
+            coalesce(b.reserved, 0) - coalesce(said.held, 0) - coalesce(queue.quoted, 0),
+            coalesce(said.held, 0), coalesce(queue.quoted, 0))
         FROM balances AS b FULL JOIN said USING (account_id) FULL JOIN queue USING (account_id)
         WHERE coalesce(b.reserved, 0) <> coalesce(said.held, 0) + coalesce(queue.quoted, 0)
     """,

@@ -82,11 +82,18 @@ class Doctor:
         """Jobs that are not published, and messages that are not read."""
         yield from self._sweep_lock(connection)
         no_worker = "" if heartbeats.any_alive(connection) else "no worker is alive"
+        if no_worker:
+            for row in self.rows(connection, _SILENT):
+                cause = (
+                    f"{no_worker}: process {row.pid} on {row.host} was the last and is silent: it hangs or was killed"
+                )
+                yield Finding("workers_silent", row.boot_id, cause, START_WORKER, row.heartbeat_at)
         for row in self.rows(connection, _UNPUBLISHED):
             cause, fix = _why_unpublished(row, no_worker)
             subject = f"{row.provider}/{row.account_id}"
             yield Finding("queued_unpublished", subject, f"{jobs_text(row.jobs)}: {cause}", fix, row.since)
-        for row in self.rows(connection, _UNCLAIMED):
+        unclaimed_s = min(self.unclaimed_after_s, self.stuck_after_s) if no_worker else self.unclaimed_after_s
+        for row in self.rows(connection, _UNCLAIMED, unclaimed_s=unclaimed_s):
             cause, fix = _why_unclaimed(row, no_worker)
             yield Finding("queued_unclaimed", row.provider, f"{jobs_text(row.jobs)}: {cause}", fix, row.since)
 
@@ -231,6 +238,7 @@ WHERE j.status = 'queued' AND j.published_at IS NOT NULL
 GROUP BY j.provider
 ORDER BY since
 """
+_SILENT = "SELECT boot_id, host, pid, heartbeat_at FROM workers ORDER BY heartbeat_at DESC LIMIT 1"
 _NOT_POLLED = """
 SELECT id, provider, due_at FROM jobs
 WHERE status = 'waiting' AND due_at < statement_timestamp() - make_interval(secs => :stuck_s)
@@ -277,7 +285,10 @@ ORDER BY j.id
 
 def _why_unpublished(row: Row[Any], no_worker: str) -> tuple[str, str]:
     """The cause, and the command that repairs it."""
-    return _held_back(row, no_worker) or ("workers are alive, but their sweep does not publish", START_WORKER)
+    return _held_back(row, no_worker) or (
+        "workers are alive, but no message is sent: the broker is away, or the sweep hangs",
+        "look at /readyz and docs/on-call.md, Redis is away; no worker has to be started again for it",
+    )
 
 
 def _held_back(row: Row[Any], no_worker: str) -> tuple[str, str] | None:

@@ -115,6 +115,19 @@ def test_without_a_worker_the_queue_says_so(house: House) -> None:
     assert found.since is not None and "darkroom up" in found.fix
 
 
+def test_the_last_worker_is_named_once_it_is_silent_and_its_queue_soon_after(house: House) -> None:
+    queue(house, due_s_ago=70, published=True)
+    beat(house, seconds_ago=5)
+    assert findings(house) == {}
+    beat(house, seconds_ago=30)
+    found = findings(house)
+    assert set(found) == {"workers_silent", "queued_unclaimed"}
+    assert found["workers_silent"].subject == "wkr_a" and "silent" in found["workers_silent"].cause
+    assert repair(house, found["workers_silent"]) is None
+    beat(house, "wkr_b")
+    assert findings(house) == {}
+
+
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
@@ -426,6 +439,7 @@ def test_the_command_lists_repairs_and_ends_with_what_is_left(run: Any, house: H
     assert (listed.exit_code, document["clean"]) == (1, False)
     kinds = {finding["kind"]: finding for finding in document["findings"]}
     assert kinds.keys() >= {"picture_missing", "spendable_is_transferred_less_queued"}
+    assert "7 micro-credits beyond" in kinds["spendable_is_transferred_less_queued"]["cause"]
     assert kinds["picture_missing"]["mended"] is None and kinds["picture_missing"]["since"]
 
     fixed = run("--fix")
