@@ -6,12 +6,10 @@ Every test that asks for ``database`` gets an empty, migrated one of its own, cl
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from sqlalchemy import create_engine, text
 
 from core import schema
@@ -19,6 +17,7 @@ from core.db import Database, make_engine
 from core.embedded.postgres import EmbeddedPostgres
 from core.embedded.redis import EmbeddedRedis
 from sandbox.testing import Sandbox, running_sandbox
+from tests.logs import log_to_stderr
 from tests.parallel import (  # noqa: F401 - hooks
     pytest_collection_modifyitems,
     pytest_runtestloop,
@@ -29,8 +28,7 @@ from tests.quick_routes import pytest_configure  # noqa: F401 - a hook
 from tests.s3_server import running_s3
 
 _numbers = itertools.count(1)
-# As every process of ours logs. A thread of an earlier test may log at any time, and no command's output is to have it.
-structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+log_to_stderr()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from core.logging import HIDDEN, configure, redact
+from tests.logs import log_to_stderr
 
 OURS = "dk_0123456789ab_Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmE"
 SECRETS = [
@@ -60,7 +61,7 @@ def lines() -> Iterator[io.StringIO]:
     yield out
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    log_to_stderr()
 
 
 def test_nothing_secret_gets_through_any_door(lines: io.StringIO) -> None:

@@ -24,6 +24,7 @@ from core.settings import SettingsError
 from core.tracing import switch
 from core.tracing.export import Told
 from core.tracing.recorder import OtelRecorder
+from tests.logs import log_to_stderr
 from tests.span_memory import SpanMemory, remembered
 
 TRACE, OTHER = "4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c"
@@ -217,7 +218,7 @@ def test_a_line_of_the_log_names_its_span_and_no_foreign_one(memory: SpanMemory)
         root.handlers[:] = handlers
         root.setLevel(level)
         log_streams.release()
-        structlog.reset_defaults()
+        log_to_stderr()
     within, other, after = [json.loads(line) for line in out.getvalue().splitlines()]
     [span] = memory.spans
     assert (within["trace_id"], within["span_id"]) == (TRACE, f"{span.context.span_id:016x}")
