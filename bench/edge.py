@@ -17,7 +17,8 @@ from bench.stand import Stand, customers, floor_program, make_floor_table, stand
 from bench.table import Bound, Row
 from core.ids import as_uuid
 
-ACCOUNTS = 64  # so that no window (32 jobs each) is full within a round and every submit sends its message
+ACCOUNTS = 64
+WINDOW = 20_000  # which no round fills, so that every submit sends its message though no one claims
 WARM_S = 0.3
 ORDER = {"prompt": "a red kite over the sea", "model": seed.MODEL, "size": "256x256"}
 SUBMIT, STATUS = Bound("ratio", at_least=0.65), Bound("ratio", at_least=0.55)
@@ -111,7 +112,9 @@ class NotComparableError(Exception):
 @contextmanager
 def beside_floor(var: Path, *, rounds: int, seconds: float) -> Iterator[Edge]:
     with (
-        stand(var, sandbox={}, workers=False, companions=floor_program, prepare=make_floor_table) as service,
+        stand(
+            var, sandbox={}, workers=False, publish_window=WINDOW, companions=floor_program, prepare=make_floor_table
+        ) as service,
         Load() as load,
     ):
         yield Edge(service, load, customers(service.database, ACCOUNTS), rounds, seconds)

@@ -65,6 +65,7 @@ def stand(
     sandbox: Mapping[str, str],
     workers: bool = True,
     task_events: bool = True,
+    publish_window: int = 32,
     database_url: str | None = None,
     companions: Callable[[Mapping[str, str]], Sequence[Program]] = lambda _: (),
     prepare: Callable[[Settings], None] = lambda _: None,
@@ -82,6 +83,7 @@ def stand(
         DARKROOM_ADMIN_CREDITS=ENDLESS // 10**6,
         DARKROOM_LOG_LEVEL="WARNING",
         DARKROOM_TASK_EVENTS=task_events,
+        DARKROOM_PUBLISH_WINDOW=publish_window,
         DATABASE_URL=database_url,
     )
     environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
