@@ -112,17 +112,23 @@ def _is_outdated_plan(error: BaseException | None) -> bool:
 class Statement:
     """One whole SQL statement, as psql takes it: parameters are ``:name``.
 
-    Made once, at import; the driver's form (``%(name)s``) is derived from it.
+    Made once, at import; the server's own form (``$1``) is derived from it. The driver's (``%(name)s``) would be taken
+    apart at each execution where a statement is longer than 4 KiB, which costs more than all else the driver does.
     """
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
-        bare = _COMMENT.sub("", sql).replace("%", "%%")
-        self.query = _PARAMETER.sub(r"%(\1)s", bare).encode()
+        bare = _COMMENT.sub("", sql)
+        self._names = tuple(dict.fromkeys(_PARAMETER.findall(bare)))
+        self.query = _PARAMETER.sub(lambda found: f"${self._names.index(found[1]) + 1}", bare).encode()
 
     @property
     def parameters(self) -> frozenset[str]:
-        return frozenset(_PARAMETER.findall(_COMMENT.sub("", self.sql)))
+        return frozenset(self._names)
+
+    def ordered(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """The values of the parameters, as :attr:`query` numbers them. Raises KeyError for one that is missing."""
+        return [values[name] for name in self._names]
 
 
 _COMMENT = re.compile(r"--[^\n]*")
@@ -144,8 +150,8 @@ class Hot:
 
     def all(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Any]:
         """Every row, by column name."""
-        with self._connection.cursor(row_factory=namedtuple_row) as cursor:
-            return cursor.execute(statement.query, values).fetchall()
+        with psycopg.RawCursor(self._connection, row_factory=namedtuple_row) as cursor:
+            return cursor.execute(statement.query, statement.ordered(values)).fetchall()
 
     def one_or_none(self, statement: Statement, values: Mapping[str, Any]) -> Any:
         """The first row, or None."""
@@ -154,14 +160,14 @@ class Hot:
 
     def scalar(self, statement: Statement, values: Mapping[str, Any]) -> Any:
         """The first column of the first row; None where there is no row."""
-        with self._connection.cursor() as cursor:
-            row = cursor.execute(statement.query, values).fetchone()
+        with psycopg.RawCursor(self._connection) as cursor:
+            row = cursor.execute(statement.query, statement.ordered(values)).fetchone()
             return row[0] if row else None
 
     def run(self, statement: Statement, values: Mapping[str, Any]) -> int:
         """Run it. Returns how many rows it changed."""
-        with self._connection.cursor() as cursor:
-            return cursor.execute(statement.query, values).rowcount
+        with psycopg.RawCursor(self._connection) as cursor:
+            return cursor.execute(statement.query, statement.ordered(values)).rowcount
 
 
 class Database:
