@@ -11,20 +11,27 @@ from core.db import Statement, is_away, make_engine
 @pytest.mark.parametrize(
     ("sql", "query"),
     [
-        ("SELECT :a, :b_c", b"SELECT %(a)s, %(b_c)s"),
-        ("SELECT x::text, CAST(:x AS text)", b"SELECT x::text, CAST(%(x)s AS text)"),
-        ("SELECT :x::text", b"SELECT %(x)s::text"),
+        ("SELECT :a, :b_c", b"SELECT $1, $2"),
+        ("SELECT x::text, CAST(:x AS text)", b"SELECT x::text, CAST($1 AS text)"),
+        ("SELECT :x::text", b"SELECT $1::text"),
         ("SELECT '{}'::jsonb ->> 'a'", b"SELECT '{}'::jsonb ->> 'a'"),
-        ("SELECT a[1:2] FROM t WHERE b LIKE 'x%'", b"SELECT a[1:2] FROM t WHERE b LIKE 'x%%'"),
-        ("SELECT 7 % :n", b"SELECT 7 %% %(n)s"),
+        ("SELECT a[1:2] FROM t WHERE b LIKE 'x%'", b"SELECT a[1:2] FROM t WHERE b LIKE 'x%'"),
+        ("SELECT 7 % :n", b"SELECT 7 % $1"),
         ("SELECT 1 -- of :none, they're 100 %\nFROM t", b"SELECT 1 \nFROM t"),
-        ("SELECT :a, :a", b"SELECT %(a)s, %(a)s"),
+        ("SELECT :b, :a, :b", b"SELECT $1, $2, $1"),
     ],
 )
-def test_the_drivers_form_follows_from_psqls(sql: str, query: bytes) -> None:
+def test_the_servers_form_follows_from_psqls(sql: str, query: bytes) -> None:
     statement = Statement(sql)
     assert statement.query == query
     assert statement.sql == sql
+
+
+def test_values_are_ordered_as_the_statement_numbers_them() -> None:
+    statement = Statement("SELECT :b, :a, :b")
+    assert statement.ordered({"a": 1, "b": 2, "unused": 3}) == [2, 1]
+    with pytest.raises(KeyError):
+        statement.ordered({"a": 1})
 
 
 def test_parameters_are_those_outside_of_comments_and_casts() -> None:
