@@ -27,10 +27,10 @@ from jobs.states import Nudge
 
 ShareBy = Literal["jobs", "images", "price"]
 
-FILL = Statement("""
--- Free places in the window of the account at this provider; no more rows are counted than windows have places. A job
--- takes a place of the two windows of all and one of what is the own one, hence the half.
-WITH room AS (
+# Free places in the window of the account at this provider; no more rows are counted than windows have places. A job
+# takes a place of the two windows of all and one of what is the own one, hence the half. A submit has the same;
+# jobs/lifecycle/start.py leaves the job that it starts out.
+ROOM = """room AS (
     SELECT ceil(greatest(
         w.weight - own.share,
         least(w.size - own.share, (2 * w.size - w.weight * every.share - own.share) / 2)
@@ -57,7 +57,10 @@ WITH room AS (
             LIMIT CAST(:window AS int) * CAST(:weight AS int)
         ) AS published
     ) AS own
-),
+)"""
+
+FILL = Statement(f"""
+WITH {ROOM},
 next AS (
     SELECT id FROM jobs
     WHERE account_id = :account_id AND provider = :provider AND status = 'queued' AND published_at IS NULL

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from core.db import Hot, Statement
 from jobs import states
 from jobs.dispatch import publishing
-from jobs.dispatch.publishing import ShareBy
+from jobs.dispatch.publishing import ROOM, ShareBy
 from jobs.documents import StoredFallback, StoredInput, StoredMetadata, StoredRequest, StoredWebhook
 from jobs.reads import tasks
 from jobs.reads.tasks import Task
@@ -78,42 +78,14 @@ class Submitted:
 
 
 # This locks the balance until the commit, and nothing in between waits.
-SUBMIT = Statement("""
+SUBMIT = Statement(f"""
 WITH paid AS (
     UPDATE balances
     SET spendable = spendable - CAST(:price AS bigint), reserved = reserved + CAST(:price AS bigint)
     WHERE account_id = :account_id AND spendable >= CAST(:price AS bigint)
     RETURNING account_id, spendable
 ),
--- Free places in the account's window at this provider (jobs/dispatch/publishing.py).
-room AS (
-    SELECT ceil(greatest(
-        w.weight - own.share,
-        least(w.size - own.share, (2 * w.size - w.weight * every.share - own.share) / 2)
-    ) - 0.01) AS free
-    FROM (
-        SELECT CAST(:weight AS int) AS weight, CAST(:window AS int) * CAST(:weight AS int) AS size
-    ) AS w
-    CROSS JOIN (
-        SELECT coalesce(avg(share), 1) AS mean,
-            CASE WHEN count(*) < 8 * CAST(:window AS int) THEN coalesce(sum(share / weight) / avg(share), 0)
-                ELSE 2 * CAST(:window AS int) END AS share
-        FROM (
-            SELECT p.weight, job_share(:share_by, p.n, p.unit_price) AS share FROM jobs AS p
-            WHERE p.provider = :provider AND p.status = 'queued' AND p.published_at IS NOT NULL
-            ORDER BY p.account_id LIMIT 8 * CAST(:window AS int)
-        ) AS published
-    ) AS every
-    CROSS JOIN LATERAL (
-        SELECT coalesce(sum(share), 0) / every.mean AS share
-        FROM (
-            SELECT job_share(:share_by, p.n, p.unit_price) AS share FROM jobs AS p
-            WHERE p.account_id = :account_id AND p.provider = :provider AND p.status = 'queued'
-                AND p.published_at IS NOT NULL
-            LIMIT CAST(:window AS int) * CAST(:weight AS int)
-        ) AS published
-    ) AS own
-),
+{ROOM},
 crowd AS (
     -- Where permits are few and jobs wait for them, a new one takes its turn with those (jobs/dispatch/refill.py). A
     -- job by the account's own key needs none of these permits.
